@@ -1,0 +1,1 @@
+"""ODMT: hyperparameter search for multi-modal sequential recommenders."""

@@ -1,0 +1,1 @@
+"""Ray without a word of tuning: where it runs, and what its object store shares."""

@@ -1,0 +1,91 @@
+"""What every command shares: strict arguments, one clear sentence an error, exit codes, progress."""
+
+import argparse
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from typing import NoReturn, TypeVar
+
+from odmt.errors import InterruptedStudy, OdmtError
+
+T = TypeVar("T")
+USAGE = 2
+INTERRUPTED = 130
+
+
+class _UsageError(Exception):
+    pass
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that takes no abbreviations and ends every refusal with exit code 2."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(
+            description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+
+    def add_set(self) -> None:
+        """Add ``--set key=value``, which may be given several times."""
+        self.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            dest="assignments",
+            metavar="KEY=VALUE",
+            help="set a value of the configuration, such as train.max_epochs=5; may be given several times",
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of exiting, so that ``main`` returns the code."""
+        raise _UsageError(f"{self.format_usage()}error: {message}")
+
+
+def run(parser: Parser, body: Callable[[argparse.Namespace], int], argv: list[str] | None) -> int:
+    """Parse, run the body, and turn what it raises into one sentence and an exit code.
+
+    Returns:
+        The exit code: 0 done, 1 a bug (with its traceback), else the error's own code.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        arguments = parser.parse_args(argv)
+        return body(arguments)
+    except _UsageError as error:
+        print(error, file=sys.stderr)
+        return USAGE
+    except SystemExit as leaving:  # --help
+        return leaving.code if isinstance(leaving.code, int) else 0
+    except InterruptedStudy as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except OdmtError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        return 0
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """Yield the items with a progress bar and the time left; plain lines without a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    if not sys.stderr.isatty():
+        marks = {round(total * tenth / 4) for tenth in range(1, 5)}
+        for count, item in enumerate(items, start=1):
+            yield item
+            if count in marks:
+                print(f"{what}: {count} of {total}", file=sys.stderr, flush=True)
+        return
+    from rich.console import Console
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        yield from bar.track(items, total=total)

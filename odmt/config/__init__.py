@@ -1,0 +1,39 @@
+"""Frozen configuration sections, and the strict way from YAML to them."""
+
+from odmt.config.loading import dotted_values, from_mapping, read_yaml, replace_values, to_mapping
+from odmt.config.sections import (
+    CheckpointConfig,
+    DataConfig,
+    DistillConfig,
+    FeaturesConfig,
+    FusionConfig,
+    ImageEncoderConfig,
+    LossConfig,
+    ModelConfig,
+    RunConfig,
+    Section,
+    SequenceConfig,
+    TextEncoderConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "CheckpointConfig",
+    "DataConfig",
+    "DistillConfig",
+    "FeaturesConfig",
+    "FusionConfig",
+    "ImageEncoderConfig",
+    "LossConfig",
+    "ModelConfig",
+    "RunConfig",
+    "Section",
+    "SequenceConfig",
+    "TextEncoderConfig",
+    "TrainConfig",
+    "dotted_values",
+    "from_mapping",
+    "read_yaml",
+    "replace_values",
+    "to_mapping",
+]

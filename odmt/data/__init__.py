@@ -1,0 +1,1 @@
+"""Interactions, catalogue and the leave-one-out split."""

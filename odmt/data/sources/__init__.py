@@ -1,0 +1,1 @@
+"""One reader per form in which the data sets come."""

@@ -1,0 +1,1 @@
+"""Full-ranking metrics and the plain rankers beside them."""

@@ -1,0 +1,1 @@
+"""From a configuration and arrays to one training run."""

@@ -1,0 +1,1 @@
+"""Frozen encoders and the LMDB stores of images and features."""

@@ -1,0 +1,47 @@
+"""Where things lie: every path under ODMT_HOME is made here and nowhere else."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Home:
+    """The root of everything a person makes: data, features, studies, the MLflow database, artifacts."""
+
+    root: Path
+
+    @classmethod
+    def from_environment(cls) -> "Home":
+        """Return ``$ODMT_HOME``, or ``var/`` in the checkout."""
+        value = os.environ.get("ODMT_HOME")
+        return cls(Path(value).expanduser().absolute() if value else CHECKOUT / "var")
+
+    def dataset(self, name: str) -> Path:
+        """Return the folder of a prepared data set: interactions, catalogue, images."""
+        return self.root / "data" / name
+
+    def features(self, dataset: str) -> Path:
+        """Return the folder of a data set's feature stores."""
+        return self.root / "features" / dataset
+
+    def study(self, name: str) -> Path:
+        """Return the folder of a study: event log, lock, trials' checkpoints."""
+        return self.root / "studies" / name
+
+    @property
+    def sealed_test_log(self) -> Path:
+        """Return the folder that records who read which sealed test split, and when."""
+        return self.root / "data"
+
+    @property
+    def tracking_uri(self) -> str:
+        """Return ``$MLFLOW_TRACKING_URI``, or the SQLite database under this root."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
+
+    @property
+    def artifacts(self) -> Path:
+        """Return the folder of MLflow's artifacts when the database is ours."""
+        return self.root / "artifacts"

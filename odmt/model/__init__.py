@@ -1,0 +1,1 @@
+"""The ODMT model and its losses; tensors and numbers only."""

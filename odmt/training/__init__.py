@@ -1,0 +1,1 @@
+"""The trainer, its optimiser and its checkpoints."""

@@ -1,0 +1,1 @@
+"""The search: spaces, samplers, schedulers, trials and the event log they stand on."""
