@@ -1,7 +1,9 @@
 """Where things lie: every path under ODMT_HOME is made here and nowhere else."""
 
 import os
+import subprocess
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -45,3 +47,16 @@ class Home:
     def artifacts(self) -> Path:
         """Return the folder of MLflow's artifacts when the database is ours."""
         return self.root / "artifacts"
+
+
+def code_version() -> str:
+    """Return the package's version, and in a git checkout the commit, marked ``dirty`` when files differ from it."""
+    version = metadata.version("odmt")
+    if not (CHECKOUT / ".git").exists():
+        return version
+    command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return version
+    return f"{version}+{found}"

@@ -1,9 +1,12 @@
 """Fixtures and hypothesis settings that every room's tests share."""
 
 import importlib.util
+import os
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads; see odmt/commands.py
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 

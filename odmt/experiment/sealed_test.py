@@ -1,0 +1,146 @@
+"""The sealed test split: the only place that makes test targets; every read is written down before its numbers exist.
+
+A read is identified by study, trial, checkpoint and data: asking again for the same one answers from the log.
+"""
+
+import fcntl
+import getpass
+import json
+import os
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from odmt.config import RunConfig
+from odmt.data.split import FullSplit, Targets, development_split, last_item_targets
+from odmt.errors import DataError
+from odmt.evaluation.floors import floor_metrics
+from odmt.experiment.arrays import arrays_digest, load_arrays, load_full_split
+from odmt.experiment.build import choose_device, evaluate_model, load_model
+from odmt.home import Home
+
+LOG_NAME = "sealed_test_reads.jsonl"
+
+
+class SealedTest(NamedTuple):
+    """What one read of the sealed test split found.
+
+    Attributes:
+        metrics: fused head ``hr_at_10``, ``ndcg_at_10``, ...; other heads ``<head>/ndcg_at_10``; ``repeat_targets``.
+        floors: the same names for ``popularity`` and ``transitions``.
+        reads: how often this data set's test split has been read until now, this read included.
+        reused: the numbers come from an earlier read of the same trial; the split was not read again.
+    """
+
+    metrics: dict[str, float]
+    floors: dict[str, dict[str, float]]
+    reads: int
+    reused: bool
+
+
+def read_sealed_test(
+    home: Home, config: RunConfig, checkpoint: Path, *, study: str, study_id: str, trial_id: str
+) -> SealedTest:
+    """Evaluate a trial's checkpoint on the test split once, beside both floors.
+
+    Args:
+        home: where the data lie.
+        config: the trial's configuration.
+        checkpoint: folder with its weights.
+        study: readable name of the study, for the log.
+        study_id: its identity.
+        trial_id: the trial's identity.
+
+    Raises:
+        DataError: data or features are missing, or the log is damaged.
+        CheckpointError: the weights are missing or do not fit.
+    """
+    log = home.dataset(config.data.dataset) / LOG_NAME
+    digest = arrays_digest(home, config)
+    identity = {
+        "study": study,
+        "study_id": study_id,
+        "trial": trial_id,
+        "checkpoint": checkpoint.name,
+        "data_digest": digest,
+    }
+    for entry in read_log(log):
+        if entry["event"] == "result" and identity.items() <= entry.items():
+            return SealedTest(entry["metrics"], entry["floors"], count_reads(log), reused=True)
+    arrays = load_arrays(home, config)
+    device = str(choose_device())
+    model = load_model(config, arrays, checkpoint, device)
+    full = load_full_split(home, config.data)
+    _append(log, {"event": "read", **identity, **_who()})
+    targets = sealed_targets(full)
+    metrics = evaluate_model(model, config, arrays, targets, device)
+    floors = sealed_floors(full, targets, rank_repeat_targets=config.data.rank_repeat_targets)
+    _append(log, {"event": "result", **identity, **_who(), "metrics": metrics, "floors": floors})
+    return SealedTest(metrics, floors, count_reads(log), reused=False)
+
+
+def sealed_targets(full: FullSplit) -> Targets:
+    """Return every user's last item as the target; all before it is the history."""
+    return last_item_targets(full.offsets, full.items)
+
+
+def sealed_floors(
+    full: FullSplit, targets: Targets, *, rank_repeat_targets: bool = False
+) -> dict[str, dict[str, float]]:
+    """Measure popularity and last-item transitions, both counted on training items only, on the test targets."""
+    split = development_split(full)
+    train = last_item_targets(split.offsets, split.items)
+    return floor_metrics(
+        train.offsets, train.history, split.num_items, targets, rank_repeat_targets=rank_repeat_targets
+    )
+
+
+def read_log(log: Path) -> list[dict[str, Any]]:
+    """Return the log's entries, oldest first.
+
+    Raises:
+        DataError: a line is not an entry; names it.
+    """
+    return list(_entries(log))
+
+
+def count_reads(log: Path) -> int:
+    """Count how often the test split has been read."""
+    return sum(entry["event"] == "read" for entry in _entries(log))
+
+
+def _entries(log: Path) -> Iterator[dict[str, Any]]:
+    if not log.exists():
+        return
+    for number, line in enumerate(log.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            entry = json.loads(line)
+            entry["event"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{log}:{number}: not an entry of the sealed test's log: {line[:80]!r}") from error
+        yield entry
+
+
+def _append(log: Path, entry: dict[str, Any]) -> None:
+    """Write one whole line and sync it: what follows may be killed."""
+    line = json.dumps(entry, ensure_ascii=False) + "\n"
+    with open(log, "a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if file.tell() and _last_byte(file.fileno(), file.tell()) != b"\n":
+            line = "\n" + line
+        file.write(line.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _last_byte(descriptor: int, size: int) -> bytes:
+    return os.pread(descriptor, 1, size - 1)
+
+
+def _who() -> dict[str, str]:
+    return {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "who": f"{getpass.getuser()}@{socket.gethostname()}",
+    }

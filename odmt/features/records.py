@@ -1,0 +1,146 @@
+"""Record files: one LMDB file of named byte strings with a JSON manifest. Nothing is ever unpickled."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import lmdb
+
+from odmt.errors import FeatureStoreError
+
+_MANIFEST_KEY = b"\x00manifest"  # item ids hold no NUL, so no item can take this place
+_FIRST_MAP_BYTES = 64 * 2**20
+
+
+class RecordFile:
+    """One LMDB file, open for reading or for writing; use it as a context manager.
+
+    A reader takes no lock, so that many processes and read-only file systems are fine. A batch of writes appears as a
+    whole or not at all, and lies on the disk when ``write`` returns.
+    """
+
+    def __init__(self, path: Path, *, write: bool = False) -> None:
+        """Open a file; a writer makes it if it is missing.
+
+        Args:
+            path: the LMDB file itself, not a folder.
+            write: open for writing.
+
+        Raises:
+            FeatureStoreError: the file is missing, cut off, or no LMDB file of ours.
+        """
+        self.path = path
+        foreign = path.exists()
+        if not write and not foreign:
+            raise FeatureStoreError(f"{path}: does not exist")
+        if foreign and not path.is_file():
+            raise FeatureStoreError(f"{path}: is not a file")
+        if write:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            size = max(_FIRST_MAP_BYTES, 2 * path.stat().st_size) if write and foreign else _FIRST_MAP_BYTES
+            self._lmdb = lmdb.open(
+                str(path), subdir=False, readonly=not write, lock=write, map_size=size if write else 0, max_readers=64
+            )
+        except (lmdb.Error, OSError) as error:
+            raise _unreadable(path, error) from error
+        if foreign:
+            self._check(write)
+
+    def _check(self, write: bool) -> None:
+        # Reading past the end of a cut-off file would kill the process with SIGBUS.
+        try:
+            needed = (self._lmdb.info()["last_pgno"] + 1) * self._lmdb.stat()["psize"]
+            if self.path.stat().st_size < needed:
+                raise FeatureStoreError(f"{self.path}: is cut off: {self.path.stat().st_size} of {needed} bytes")
+            if not write or self._lmdb.stat()["entries"]:
+                self.manifest()
+        except lmdb.Error as error:
+            self.close()
+            raise _unreadable(self.path, error) from error
+        except FeatureStoreError:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._lmdb.close()
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the manifest.
+
+        Raises:
+            FeatureStoreError: there is none, or it is not a JSON mapping: not a file of ours.
+        """
+        with self._lmdb.begin() as transaction:
+            content = transaction.get(_MANIFEST_KEY)
+        try:
+            manifest = json.loads(content) if content is not None else None
+        except ValueError:
+            manifest = None
+        if not isinstance(manifest, dict):
+            raise FeatureStoreError(f"{self.path}: is an LMDB file without our manifest; it was not made by odmt")
+        return manifest
+
+    @contextmanager
+    def view(self) -> Iterator["View"]:
+        """Give zero-copy access to the records; the memory is valid inside the ``with`` block only."""
+        try:
+            with self._lmdb.begin(buffers=True) as transaction:
+                yield View(transaction)
+        except lmdb.Error as error:
+            raise _unreadable(self.path, error) from error
+
+    def write(self, records: Mapping[str, bytes], manifest: Mapping[str, Any] | None = None) -> None:
+        """Add or replace records, and the manifest if one is given, in one transaction.
+
+        Raises:
+            FeatureStoreError: the disk is full or the file cannot be written.
+        """
+        items = {key.encode(): value for key, value in records.items()}
+        if manifest is not None:
+            items[_MANIFEST_KEY] = json.dumps(manifest, sort_keys=True).encode()
+        try:
+            while True:
+                try:
+                    with self._lmdb.begin(write=True) as transaction:
+                        for key in sorted(items):
+                            transaction.put(key, items[key])
+                    return
+                except lmdb.MapFullError:
+                    self._lmdb.set_mapsize(2 * self._lmdb.info()["map_size"])
+        except lmdb.Error as error:
+            raise FeatureStoreError(f"{self.path}: cannot be written: {error}") from error
+
+
+class View:
+    """The records as they were when the view began."""
+
+    def __init__(self, transaction: Any) -> None:
+        self._transaction = transaction
+
+    def get(self, key: str) -> memoryview | None:
+        """Return a record's bytes without copying them, or None if there is no such record."""
+        value: memoryview | None = self._transaction.get(key.encode())
+        return value
+
+    def head(self, key: str, count: int) -> bytes | None:
+        """Copy the first bytes of a record, or None if there is no such record."""
+        value = self.get(key)
+        return None if value is None else bytes(value[:count])
+
+
+def _unreadable(path: Path, error: Exception) -> FeatureStoreError:
+    reason = str(error).removeprefix(f"{path}: ")
+    return FeatureStoreError(f"{path}: is not a readable LMDB file ({reason})")

@@ -1,0 +1,202 @@
+"""Feature stores: one LMDB file a data set, modality and encoder; read back only if whole, current and undamaged.
+
+A record is ``16 bytes digest of the source content | 4 bytes CRC-32 of the payload | payload``; the payload is the
+float16 features of the item's real tokens, ``(T_i, D)``, little endian. The key is the external item id.
+"""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from odmt.config import ImageEncoderConfig, TextEncoderConfig, to_mapping
+from odmt.data.interactions import Catalogue, prepare_command, read_interactions
+from odmt.errors import FeatureStoreError, MissingDataError
+from odmt.features.images import DIGEST_BYTES, digest_of, image_digests
+from odmt.features.ragged import RaggedFeatures
+from odmt.features.records import RecordFile, View
+from odmt.home import Home
+
+EncoderConfig = TextEncoderConfig | ImageEncoderConfig
+
+FORMAT = "odmt-features-1"
+CRC_BYTES = 4
+HEADER_BYTES = DIGEST_BYTES + CRC_BYTES
+_MODEL_FILES = ("*.json", "*.safetensors", "*.bin", "*.txt", "*.model")
+
+
+def modality_of(encoder: EncoderConfig) -> str:
+    """Return ``text`` or ``image``."""
+    return "text" if isinstance(encoder, TextEncoderConfig) else "image"
+
+
+def model_folder(encoder: EncoderConfig, dataset_folder: Path) -> Path | None:
+    """Return the folder that a model setting means, or None for a hub name.
+
+    Raises:
+        MissingDataError: there is no model in that folder.
+    """
+    if encoder.model.startswith("./"):
+        folder = dataset_folder / encoder.model
+    elif encoder.model.startswith(("/", "~")):
+        folder = Path(encoder.model).expanduser()
+    else:
+        return None
+    if not (folder / "config.json").is_file():
+        kind = modality_of(encoder)
+        raise MissingDataError(
+            f"features.{kind}.model: {encoder.model!r} is not there: put a Hugging Face folder at {folder}, "
+            f"or make tiny encoders: {prepare_command(dataset_folder.name)} --tiny-encoders"
+        )
+    return folder
+
+
+def encoder_spec(encoder: EncoderConfig, dataset_folder: Path) -> dict[str, Any]:
+    """Return everything that decides an encoder's features; a folder counts by its content, not by its place."""
+    folder = model_folder(encoder, dataset_folder)
+    spec = to_mapping(encoder) | {"modality": modality_of(encoder), "format": FORMAT}
+    if folder is not None:
+        spec |= {"model": f"folder:{_folder_digest(folder)}", "revision": None}
+    return spec
+
+
+def feature_store_path(home: Home, dataset: str, encoder: EncoderConfig) -> Path:
+    """Return where a data set's features from an encoder lie, whether or not they exist.
+
+    Raises:
+        MissingDataError: the encoder is a folder that is not there, so that its content cannot be told.
+    """
+    spec = encoder_spec(encoder, home.dataset(dataset))
+    digest = hashlib.blake2b(json.dumps(spec, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return home.features(dataset) / f"{modality_of(encoder)}-{digest}.lmdb"
+
+
+def source_digests(home: Home, dataset: str, encoder: EncoderConfig, catalogue: Catalogue) -> dict[str, bytes]:
+    """Return the digest of what each item's features are made from: its title, or its stored picture.
+
+    Raises:
+        MissingDataError: there is no image store.
+    """
+    if isinstance(encoder, ImageEncoderConfig):
+        return image_digests(home.dataset(dataset))
+    return {item: digest_of(title.encode()) for item, title in zip(*catalogue, strict=True)}
+
+
+def load_features(
+    home: Home,
+    dataset: str,
+    encoder: EncoderConfig,
+    catalogue: Catalogue,
+    needed_rows: np.ndarray | None = None,
+) -> RaggedFeatures:
+    """Load the features of a data set, aligned with its catalogue.
+
+    Args:
+        home: the root of all data.
+        dataset: name of the data set.
+        encoder: the frozen encoder.
+        catalogue: the data set's items.
+        needed_rows: catalogue rows that must have features; the rest get length 0. None = every row that occurs in
+            the interactions.
+
+    Raises:
+        MissingDataError: there are no features of this encoder yet.
+        FeatureStoreError: they are partial, stale, damaged or unreadable.
+    """
+    path = feature_store_path(home, dataset, encoder)
+    command = prepare_command(dataset)
+    if not path.exists():
+        raise MissingDataError(
+            f"data set {dataset!r} has no {modality_of(encoder)} features of {encoder.model} ({path} does not exist); "
+            f"run: {command}"
+        )
+    if needed_rows is None:
+        needed_rows = read_interactions(home.dataset(dataset), catalogue).occurring_rows
+    digests = source_digests(home, dataset, encoder, catalogue)
+    try:
+        with RecordFile(path) as store:
+            manifest = checked_manifest(store)
+            if not manifest["complete"]:
+                raise FeatureStoreError(f"{path}: extraction was cut off")
+            with store.view() as view:
+                return _load(path, view, manifest["width"], catalogue.item_ids, np.unique(needed_rows), digests)
+    except FeatureStoreError as error:
+        raise FeatureStoreError(f"{error}; run: {command}") from error
+
+
+def checked_manifest(store: RecordFile) -> dict[str, Any]:
+    """Return a feature store's manifest.
+
+    Raises:
+        FeatureStoreError: the file is another kind of store.
+    """
+    manifest = store.manifest()
+    if manifest.get("format") != FORMAT:
+        raise FeatureStoreError(f"{store.path}: has format {manifest.get('format')!r}, expected {FORMAT!r}")
+    return manifest
+
+
+def _load(
+    path: Path,
+    view: View,
+    width: int,
+    item_ids: list[str],
+    rows: np.ndarray,
+    digests: Mapping[str, bytes],
+) -> RaggedFeatures:
+    lengths = np.zeros(len(item_ids), dtype=np.int64)
+    by_key = sorted(rows.tolist(), key=lambda row: item_ids[row].encode())  # the order in which records lie
+    for row in by_key:
+        item = item_ids[row]
+        record = view.get(item)
+        if record is None:
+            raise FeatureStoreError(f"{path}: has no features of item {item!r}")
+        if bytes(record[:DIGEST_BYTES]) != digests.get(item):
+            raise FeatureStoreError(f"{path}: features of item {item!r} are stale: its source has changed since")
+        lengths[row] = (len(record) - HEADER_BYTES) // (2 * width)
+    offsets = np.zeros(len(item_ids) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    tokens = np.empty((int(offsets[-1]), width), dtype=np.float16)
+    for row in by_key:
+        record = view.get(item_ids[row])
+        assert record is not None  # the view does not change
+        check_payload(path, item_ids[row], record, width)
+        tokens[offsets[row] : offsets[row + 1]] = np.frombuffer(record, dtype="<f2", offset=HEADER_BYTES).reshape(
+            -1, width
+        )
+    return RaggedFeatures(tokens, offsets)
+
+
+def check_payload(path: Path, item: str, record: memoryview, width: int) -> None:
+    """Check one record's shape and checksum.
+
+    Raises:
+        FeatureStoreError: the record is damaged.
+    """
+    payload = record[HEADER_BYTES:]
+    stored = int.from_bytes(record[DIGEST_BYTES:HEADER_BYTES], "little")
+    if len(payload) == 0 or len(payload) % (2 * width) or zlib.crc32(payload) != stored:
+        raise FeatureStoreError(f"{path}: features of item {item!r} are damaged; delete the file")
+
+
+def _folder_digest(folder: Path) -> str:
+    files = sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
+    stamps = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return _content_digest(tuple(stamps))
+
+
+@lru_cache(maxsize=32)
+def _content_digest(stamps: tuple[tuple[str, int, int], ...]) -> str:
+    """Digest the files; cached a process, because a folder may hold half a gigabyte."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, size, _ in stamps:
+        digest.update(f"{Path(name).name}\0{size}\0".encode())
+        with open(name, "rb") as file:
+            while chunk := file.read(2**22):
+                digest.update(chunk)
+    return digest.hexdigest()

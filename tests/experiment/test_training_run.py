@@ -1,0 +1,144 @@
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from small_arrays import small_arrays, small_config
+
+from odmt.errors import ConfigError, NonFiniteError
+from odmt.evaluation.metrics import ranking_metrics
+from odmt.experiment.arrays import validation_floors
+from odmt.experiment.build import build_batches, build_model, load_model
+from odmt.experiment.run import training_run
+from odmt.features.ragged import RaggedFeatures
+from odmt.training.checkpoint import CheckpointFolder, load_weights
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    return small_arrays()
+
+
+def test_every_epoch_is_validated_the_last_one_too(arrays):
+    results = list(training_run(small_config(), arrays))
+    assert [result.epoch for result in results] == [1, 2, 3, 4]
+    heads = {
+        f"valid/{prefix}{name}" for prefix in ("", "id/", "text/", "image/") for name in ranking_metrics(np.ones(1))
+    }
+    losses = {"train/loss", "train/ce", "train/kd"}
+    assert all(result.metrics.keys() == heads | losses | {"valid/repeat_targets"} for result in results)
+
+
+def test_training_learns_which_item_follows_which():
+    config = small_config(model={"embedding_dim": 16}, train={"max_epochs": 20})
+    *_, last = training_run(config, small_arrays(users=200, cyclic=True))
+    untrained = 1 / 20 * sum(1 / np.log2(rank + 1) for rank in range(1, 11))
+    assert untrained < 0.25
+    for head in ("", "id/", "text/", "image/"):
+        assert last.metrics[f"valid/{head}ndcg_at_10"] > 0.8
+
+
+def test_equal_seeds_give_equal_runs_and_other_seeds_others(arrays):
+    def metrics(seed):
+        return [result.metrics for result in training_run(small_config(train={"max_epochs": 2, "seed": seed}), arrays)]
+
+    assert metrics(3) == metrics(3)
+    assert metrics(3) != metrics(4)
+
+
+def test_a_resumed_run_is_bitwise_the_undisturbed_one(arrays, tmp_path):
+    whole = list(training_run(small_config(), arrays, checkpoints=CheckpointFolder(tmp_path / "whole")))
+    first = training_run(small_config(), arrays, checkpoints=CheckpointFolder(tmp_path / "parts"))
+    list(islice(first, 2))
+    torch.manual_seed(99)
+    second = list(training_run(small_config(), arrays, checkpoints=CheckpointFolder(tmp_path / "parts", attempt=2)))
+    assert [result.metrics for result in second] == [result.metrics for result in whole]
+    expected, found = load_weights(whole[-1].checkpoint), load_weights(second[-1].checkpoint)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_the_best_checkpoint_is_there_at_the_end(arrays, tmp_path):
+    folder = CheckpointFolder(tmp_path, every_epochs=100)
+    results = list(training_run(small_config(train={"max_epochs": 8}), arrays, checkpoints=folder))
+    best = max(results, key=lambda result: (result.metrics["valid/ndcg_at_10"], -result.epoch))
+    assert folder.of_epoch(best.epoch) is not None
+    load_model(small_config(), arrays, folder.of_epoch(best.epoch))
+
+
+def test_a_diverging_loss_stops_the_run_before_the_step(arrays):
+    broken = arrays._replace(text=RaggedFeatures(arrays.text.tokens.copy(), arrays.text.offsets))
+    broken.text.tokens[:] = np.nan
+    with pytest.raises(NonFiniteError, match="the training loss is nan in epoch 1, before the step"):
+        next(training_run(small_config(), broken))
+
+
+def test_training_leaves_the_shared_features_alone(arrays):
+    frozen = small_arrays()
+    for features in (frozen.text, frozen.image):
+        features.tokens.setflags(write=False)
+    before = frozen.text.tokens.copy(), frozen.image.tokens.copy()
+    wide = small_config(model={"id_init": "text"}, train={"max_epochs": 1})
+    list(training_run(wide, frozen))
+    np.testing.assert_array_equal(frozen.text.tokens, before[0])
+    np.testing.assert_array_equal(frozen.image.tokens, before[1])
+
+
+def test_an_id_table_from_features_of_unequal_widths_is_refused(arrays):
+    with pytest.raises(ConfigError, match=r"needs an ID table as wide as the image features, got 6 and 7"):
+        build_model(small_config(model={"id_init": "text+image"}), arrays, CPU)
+
+
+def test_half_precision_is_refused_on_a_cpu(arrays):
+    with pytest.raises(ConfigError, match="fp16 needs a GPU, the device is cpu"):
+        next(training_run(small_config(train={"precision": "fp16"}), arrays, device="cpu"))
+
+
+def test_bfloat16_trains_on_a_cpu_on_request(arrays):
+    (result,) = training_run(small_config(train={"precision": "bf16", "max_epochs": 1}), arrays, device="cpu")
+    assert np.isfinite(result.metrics["train/loss"])
+
+
+def test_two_accumulated_batches_give_the_mean_of_their_gradients(arrays):
+    from odmt.training.optim import make_optimizer
+    from odmt.training.trainer import Step
+
+    config = small_config(
+        train={"grad_clip": 1e9, "accumulate_batches": 2}, fusion={"dropout": 0.0}, sequence={"dropout": 0.0}
+    )
+    model = build_model(config, arrays, CPU)
+    batches = list(build_batches(config, arrays, CPU)(1))[:2]
+    grads = []
+    for batch in batches:
+        model.zero_grad()
+        model(batch, kd_weight=0.0, temperature=1.0).loss.backward()
+        grads.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+    distill = small_config(distill={"weight": 0.0}).distill
+    Step(model, make_optimizer(model.parameters(), config.train), config.train, distill)(batches, epoch=1)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, (grads[0][name] + grads[1][name]) / 2)
+
+
+def test_every_user_stands_in_an_epoch_once(arrays):
+    batches = build_batches(small_config(), arrays, CPU)
+    rows = torch.cat([batch.slots for batch in batches(1)])
+    assert sorted(rows.tolist()) == sorted(batches.windows_US.tolist())
+    assert rows.tolist() != torch.cat([batch.slots for batch in batches(2)]).tolist()
+
+
+def test_a_batch_holds_every_item_once_and_finds_it_again(arrays):
+    batch = next(iter(build_batches(small_config(), arrays, CPU)(1)))
+    padded = torch.cat([torch.zeros(1, dtype=torch.int64), batch.item_ids])
+    assert torch.equal(padded[batch.slot_item], batch.slots)
+    assert len(set(batch.item_ids.tolist())) == len(batch.item_ids)
+    lengths = np.diff(arrays.text.offsets)[arrays.split.item_rows[batch.item_ids.numpy() - 1]]
+    assert batch.tokens.text_mask.sum(dim=1).tolist() == lengths.tolist()
+
+
+def test_a_batch_larger_than_the_data_is_one_batch(arrays):
+    assert len(build_batches(small_config(train={"batch_size": 1000}), arrays, CPU)) == 1
+
+
+def test_floors_of_the_validation_split_have_both_rankers(arrays):
+    assert validation_floors(arrays.split).keys() == {"popularity", "transitions"}

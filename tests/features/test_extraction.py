@@ -1,0 +1,185 @@
+import numpy as np
+import pytest
+
+from odmt.config import TextEncoderConfig
+from odmt.data.interactions import Catalogue, Interactions, write_dataset
+from odmt.errors import FeatureStoreError, MissingDataError, NonFiniteError
+from odmt.features import extract as extraction
+from odmt.features.extract import Loaded, fill_store
+from odmt.features.images import digest_of
+from odmt.features.records import RecordFile
+from odmt.features.store import feature_store_path, load_features
+from odmt.home import Home
+
+ITEMS = [f"item{number}" for number in range(150)]
+TITLES = [f"Title {number}" for number in range(150)]
+CATALOGUE = Catalogue(ITEMS, TITLES)
+HUB = TextEncoderConfig(model="some/hub-model", layer=-1)
+
+
+def digests(titles=TITLES):
+    return {item: digest_of(title.encode()) for item, title in zip(ITEMS, titles, strict=True)}
+
+
+class Encoder:
+    """Item n has n % 3 + 1 tokens of width 2, all n; it breaks down after so many batches."""
+
+    def __init__(self, batches=None):
+        self.seen = []
+        self.batches = batches
+
+    def load(self):
+        return Loaded(self.encode, width=2, max_tokens=3, commit=None)
+
+    def encode(self, items):
+        if self.batches is not None and len(self.seen) >= self.batches:
+            raise KeyboardInterrupt
+        self.seen.append(list(items))
+        return [np.full((int(item[4:]) % 3 + 1, 2), int(item[4:]), dtype=np.float32) for item in items]
+
+    @property
+    def items(self):
+        return [item for batch in self.seen for item in batch]
+
+
+@pytest.fixture
+def home(tmp_path):
+    items = np.array([2, 0, 149, 5, 0], dtype=np.int32)
+    write_dataset(tmp_path / "data" / "arts", Interactions(["u"], np.array([0, 5]), items), CATALOGUE)
+    return Home(tmp_path)
+
+
+@pytest.fixture
+def path(home):
+    return feature_store_path(home, "arts", HUB)
+
+
+def fill(path, encoder, wanted=None):
+    return fill_store(path, {"encoder": {}}, wanted or digests(), encoder.load, "test")
+
+
+def test_features_are_aligned_with_the_catalogue_in_float16(home, path):
+    fill(path, Encoder())
+    features = load_features(home, "arts", HUB, CATALOGUE, np.arange(150))
+    assert features.tokens.dtype == np.float16
+    np.testing.assert_array_equal(features.offsets[:5], [0, 1, 3, 6, 7])
+    np.testing.assert_array_equal(features.tokens[:6, 0], [0, 1, 1, 2, 2, 2])
+    np.testing.assert_array_equal(features.tokens[features.offsets[149] :, 1], [149] * 3)
+
+
+def test_rows_that_are_not_needed_get_no_tokens(home, path):
+    fill(path, Encoder())
+    features = load_features(home, "arts", HUB, CATALOGUE)  # the rows of the interactions: 0, 2, 5, 149
+    np.testing.assert_array_equal(np.flatnonzero(np.diff(features.offsets)), [0, 2, 5, 149])
+
+
+def test_an_extraction_that_is_cut_off_goes_on_where_it_stopped(home, path):
+    first = Encoder(batches=1)
+    with pytest.raises(KeyboardInterrupt):
+        fill(path, first)
+    with pytest.raises(FeatureStoreError, match=r"extraction was cut off; run: python launch/prepare\.py"):
+        load_features(home, "arts", HUB, CATALOGUE)
+    second = Encoder()
+    assert fill(path, second) == 150 - 64
+    assert sorted(first.items + second.items) == sorted(ITEMS)
+    whole = load_features(home, "arts", HUB, CATALOGUE, np.arange(150))
+    path.unlink()
+    fill(path, Encoder())
+    np.testing.assert_array_equal(whole.tokens, load_features(home, "arts", HUB, CATALOGUE, np.arange(150)).tokens)
+
+
+def test_a_second_run_loads_no_encoder(path):
+    fill(path, Encoder())
+    before = path.read_bytes()
+    assert fill_store(path, {}, digests(), lambda: pytest.fail("loaded"), "test") == 0
+    assert path.read_bytes() == before
+
+
+def test_a_grown_catalogue_and_a_changed_title_extract_only_themselves(home, path):
+    fill(path, Encoder(), {item: digest for item, digest in digests().items() if item != "item7"})
+    titles = ["New title", *TITLES[1:]]
+    again = Encoder()
+    assert fill(path, again, digests(titles)) == 2
+    assert sorted(again.items) == ["item0", "item7"]
+    load_features(home, "arts", HUB, CATALOGUE._replace(titles=titles), np.arange(150))
+
+
+def test_missing_features_name_the_command(home):
+    with pytest.raises(
+        MissingDataError, match=r"'arts' has no text features of some/hub-model .*run: .*--dataset arts"
+    ):
+        load_features(home, "arts", HUB, CATALOGUE)
+
+
+def test_stale_and_partial_features_are_refused(home, path):
+    fill(path, Encoder(), {item: digest for item, digest in digests().items() if item != "item7"})
+    load_features(home, "arts", HUB, CATALOGUE, np.array([6, 8]))
+    with pytest.raises(FeatureStoreError, match="has no features of item 'item7'"):
+        load_features(home, "arts", HUB, CATALOGUE, np.array([6, 7]))
+    with pytest.raises(FeatureStoreError, match="features of item 'item6' are stale"):
+        load_features(home, "arts", HUB, CATALOGUE._replace(titles=["x"] * 150), np.array([6]))
+
+
+def test_a_flipped_bit_is_found(home, path):
+    fill(path, Encoder())
+    with RecordFile(path, write=True) as store:
+        with store.view() as view:
+            record = bytearray(view.get("item5"))
+        record[-1] ^= 1
+        store.write({"item5": bytes(record)})
+    with pytest.raises(FeatureStoreError, match="features of item 'item5' are damaged"):
+        load_features(home, "arts", HUB, CATALOGUE)
+
+
+def test_an_unreadable_or_foreign_store_is_refused(home, path):
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"junk" * 4096)
+    with pytest.raises(FeatureStoreError, match=r"is not a readable LMDB file.*; run: python launch/prepare\.py"):
+        load_features(home, "arts", HUB, CATALOGUE)
+    path.unlink()
+    with RecordFile(path, write=True) as store:
+        store.write({}, {"format": "odmt-images-1"})
+    with pytest.raises(FeatureStoreError, match="has format 'odmt-images-1', expected 'odmt-features-1'"):
+        load_features(home, "arts", HUB, CATALOGUE)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 70000.0])
+def test_features_that_float16_does_not_hold_are_refused_before_they_are_stored(path, value):
+    loaded = Loaded(lambda items: [np.full((1, 2), value) for _ in items], 2, 1, None)
+    with pytest.raises(NonFiniteError, match="features of item 'item0' reach"):
+        fill_store(path, {}, digests(), lambda: loaded, "test")
+    with RecordFile(path, write=True) as store, store.view() as view:
+        assert view.get("item0") is None
+
+
+def test_the_store_of_an_encoder_depends_on_everything_that_changes_its_features(home):
+    variants = [
+        HUB,
+        TextEncoderConfig(model="some/hub-model", layer=3),
+        TextEncoderConfig(model="some/hub-model", layer=-1, revision="abc"),
+        TextEncoderConfig(model="some/hub-model", layer=-1, max_tokens=10),
+        TextEncoderConfig(model="some/hub-model", layer=-1, lower_case=False),
+    ]
+    assert len({feature_store_path(home, "arts", variant) for variant in variants}) == len(variants)
+
+
+def test_a_folder_counts_by_its_content_not_by_its_place(home, tmp_path):
+    inside = home.dataset("arts") / "encoders" / "text"
+    for folder in (inside, tmp_path / "elsewhere"):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+    local = TextEncoderConfig(model="./encoders/text", layer=-1)
+    before = feature_store_path(home, "arts", local)
+    assert feature_store_path(home, "arts", TextEncoderConfig(model=str(tmp_path / "elsewhere"), layer=-1)) == before
+    (inside / "vocab.txt").write_text("[PAD]")
+    assert feature_store_path(home, "arts", local) != before
+    with pytest.raises(
+        MissingDataError, match=r"features\.text\.model: './encoders/x' is not there: put .*arts/encoders/x"
+    ):
+        feature_store_path(home, "arts", TextEncoderConfig(model="./encoders/x"))
+
+
+def test_an_item_without_a_stored_picture_is_refused(home, monkeypatch):
+    monkeypatch.setattr(extraction, "source_digests", lambda *_: {"item0": b""})
+    with pytest.raises(FeatureStoreError, match="holds no picture of item 'item2'; run the images stage"):
+        extraction.extract(home, "arts", HUB, CATALOGUE, np.array([0, 2]))

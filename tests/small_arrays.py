@@ -1,0 +1,45 @@
+"""A small random data set as arrays, for tests that need no files."""
+
+import numpy as np
+
+from odmt.config import RunConfig, from_mapping
+from odmt.data.split import DevelopmentSplit
+from odmt.experiment.arrays import TrialArrays
+from odmt.features.ragged import RaggedFeatures
+
+SMALL = {
+    "data": {"max_seq_len": 4},
+    "model": {"embedding_dim": 8, "id_init": "random"},
+    "fusion": {"num_layers": 1, "num_heads": 2},
+    "sequence": {"num_layers": 1, "num_heads": 2},
+    "distill": {"rampup_epochs": 4},
+    "train": {"max_epochs": 4, "learning_rate": 1e-2, "batch_size": 8, "eval_batch_size": 16},
+}
+
+
+def small_config(**sections):
+    merged = {name: SMALL.get(name, {}) | sections.get(name, {}) for name in SMALL.keys() | sections.keys()}
+    return from_mapping(RunConfig, merged, "test")
+
+
+def ragged(rng, rows, width, longest):
+    lengths = rng.integers(1, longest + 1, rows)
+    tokens = rng.standard_normal((lengths.sum(), width)).astype(np.float16)
+    return RaggedFeatures(tokens, np.cumsum([0, *lengths]))
+
+
+def small_arrays(*, users=30, items=20, max_seq_len=4, seed=0, cyclic=False):
+    """With ``cyclic`` every item is followed by the next id; else sequences are random."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(4, max_seq_len + 3, users)
+    if cyclic:
+        sequences = [(rng.integers(items) + np.arange(length)) % items + 1 for length in lengths]
+    else:
+        sequences = [rng.permutation(items)[:length] + 1 for length in lengths]
+    split = DevelopmentSplit(
+        item_rows=np.arange(items, dtype=np.int32) + 2,
+        offsets=np.cumsum([0, *lengths]),
+        items=np.concatenate(sequences).astype(np.int32),
+        max_seq_len=max_seq_len,
+    )
+    return TrialArrays(split, ragged(rng, items + 2, 6, 5), ragged(rng, items + 2, 7, 3))
