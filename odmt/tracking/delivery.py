@@ -1,0 +1,247 @@
+"""What the mirror's worker thread sends: every request is such that sending it again changes nothing."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from odmt.home import Home
+from odmt.tracking.connection import connect, experiment_id
+from odmt.tracking.events import Event, Study, StudyEnded, TrialEnded, TrialEpoch, TrialStarted
+from odmt.tracking.values import best_name, chunks, nested, split_finite
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, Run
+    from mlflow.tracking import MlflowClient
+
+METRICS_A_REQUEST, PARAMS_A_REQUEST = 1000, 100
+TAG_LENGTH, PARAM_LENGTH = 5000, 6000
+EPOCH_KEY = "epoch"
+STATUSES = {"completed": "FINISHED", "stopped": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+CHECKPOINT_FILES = ("weights.safetensors", "meta.json")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _TrialRun:
+    run_id: str
+    complete: bool
+    last_epoch: int = 0
+    params: Mapping[str, Any] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+    known_params: set[str] = field(default_factory=set)
+
+
+class Delivery:
+    """One connection that turns events into requests; finds by tag what an earlier process already sent."""
+
+    def __init__(self, home: Home, study: Study) -> None:
+        """Connect, and find or make the experiment and the parent run.
+
+        Raises:
+            ServiceError: MLflow cannot be reached.
+        """
+        self._study = study
+        self._client: MlflowClient = connect(home)
+        self._experiment_id = experiment_id(self._client, home, study.experiment)
+        self._trials: dict[str, _TrialRun] = {}
+        parent: Run | None = None
+        for run in find_runs(self._client, self._experiment_id, study.study_id):
+            if trial_id := run.data.tags.get("odmt.trial"):
+                self._trials[trial_id] = _seen(run)
+            else:
+                parent = run
+        tags = {"odmt.study": study.name, "odmt.study_id": study.study_id, **study.tags}
+        if parent is None:
+            parent = self._client.create_run(self._experiment_id, tags=tags, run_name=study.name)
+        self.parent_run_id = str(parent.info.run_id)
+        self._running = parent.info.status == "RUNNING"
+        known = parent.data.params
+        self._send(
+            self.parent_run_id,
+            params={name: value for name, value in study.params.items() if name not in known},
+            # Params are immutable: what --extend raised shows as tags.
+            tags={
+                f"odmt.now.{name}": str(value)
+                for name, value in study.params.items()
+                if known.get(name, str(value)) != str(value)
+            },
+        )
+
+    @property
+    def experiment_id(self) -> str:
+        """The id of the study's experiment."""
+        return self._experiment_id
+
+    def run_id(self, trial_id: str) -> str:
+        """Return the run of a trial that was sent."""
+        return self._trials[trial_id].run_id
+
+    def send(self, events: Sequence[Event]) -> None:
+        """Send events in order; several epochs of one trial travel as one request."""
+        for event in _joined(events):
+            match event:
+                case TrialStarted():
+                    self._start(event)
+                case TrialEnded():
+                    self._end(event)
+                case StudyEnded():
+                    self._end_study(event)
+                case list():
+                    self._epochs(event)
+
+    def _start(self, event: TrialStarted) -> None:
+        run = self._trials.get(event.trial_id)
+        if run is None:
+            tags = {
+                "odmt.study": self._study.name,
+                "odmt.study_id": self._study.study_id,
+                "odmt.trial": event.trial_id,
+                "mlflow.parentRunId": self.parent_run_id,
+                **self._study.tags,
+            }
+            made = self._client.create_run(
+                self._experiment_id, start_time=event.at_ms, tags=tags, run_name=f"trial-{event.number:03d}"
+            )
+            run = self._trials[event.trial_id] = _TrialRun(str(made.info.run_id), complete=False)
+        elif not run.complete:
+            self._client.update_run(run.run_id, status="RUNNING")
+        run.params = event.params
+        if run.complete:
+            return
+        if not self._running:
+            self._client.update_run(self.parent_run_id, status="RUNNING")
+            self._running = True
+        missing = {name: value for name, value in event.params.items() if name not in run.known_params}
+        self._send(run.run_id, params=missing)
+        run.known_params |= missing.keys()
+
+    def _epochs(self, events: Sequence[TrialEpoch]) -> None:
+        run = self._trials[events[0].trial_id]
+        new = [event for event in events if event.epoch > run.last_epoch]
+        if run.complete or not new:
+            return
+        from mlflow.entities import Metric
+
+        metrics: list[Metric] = []
+        for event in new:
+            finite, dropped = split_finite(event.metrics)
+            run.dropped += [f"{name} of epoch {event.epoch}" for name in dropped]
+            metrics += [Metric(name, value, event.at_ms, event.epoch) for name, value in finite.items()]
+            # Last of its epoch: where it stands, everything before it stands too.
+            metrics.append(Metric(EPOCH_KEY, event.epoch, event.at_ms, event.epoch))
+        self._send(run.run_id, metrics=metrics, tags=_dropped_tag(run.dropped))
+        run.last_epoch = new[-1].epoch
+
+    def _end(self, event: TrialEnded) -> None:
+        run = self._trials[event.trial_id]
+        if run.complete:
+            return
+        from mlflow.entities import Metric
+
+        finite, dropped = split_finite(event.best)
+        run.dropped += [f"best {name}" for name in dropped]
+        best = [Metric(best_name(name), value, event.at_ms, run.last_epoch) for name, value in finite.items()]
+        tags = _dropped_tag(run.dropped)
+        if event.outcome in ("completed", "stopped"):
+            tags["odmt.checkpoint"] = self._send_checkpoint(run, event.checkpoint)
+        elif event.reason:
+            tags["odmt.reason"] = event.reason.strip().splitlines()[-1]
+            self._client.log_text(run.run_id, event.reason, "error.txt")
+        self._send(run.run_id, metrics=best, tags=tags)
+        # The outcome says "complete": it goes last.
+        self._client.set_terminated(run.run_id, STATUSES[event.outcome], event.at_ms)
+        self._client.set_tag(run.run_id, "odmt.outcome", event.outcome)
+        run.complete = event.outcome != "killed"
+
+    def _send_checkpoint(self, run: _TrialRun, checkpoint: Path | None) -> str:
+        if checkpoint is None:
+            return "none"
+        there = {Path(item.path).name: item.file_size for item in self._client.list_artifacts(run.run_id, "checkpoint")}
+        for name in CHECKPOINT_FILES:
+            file = checkpoint / name
+            if not file.is_file():
+                _log.warning("checkpoint %s holds no %s: it is not sent to MLflow", checkpoint, name)
+                return f"missing {name}"
+            if there.get(name) != file.stat().st_size:
+                self._client.log_artifact(run.run_id, str(file), "checkpoint")
+        text = yaml.safe_dump(nested(run.params), sort_keys=False)
+        if there.get("config.yaml") != len(text.encode()):
+            self._client.log_text(run.run_id, text, "checkpoint/config.yaml")
+        return "sent"
+
+    def _end_study(self, event: StudyEnded) -> None:
+        from mlflow.entities import Metric
+
+        finite, dropped = split_finite(event.summary)
+        metrics = [Metric(name, value, event.at_ms, 0) for name, value in finite.items()]
+        if event.outcome == "killed":
+            for run in self._trials.values():
+                if not run.complete:
+                    self._client.set_terminated(run.run_id, "KILLED", event.at_ms)
+        self._send(self.parent_run_id, metrics=metrics, tags={**_dropped_tag(dropped), "odmt.outcome": event.outcome})
+        self._client.set_terminated(self.parent_run_id, STATUSES[event.outcome], event.at_ms)
+        self._running = False
+
+    def _send(
+        self,
+        run_id: str,
+        *,
+        metrics: "Sequence[Metric]" = (),
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        from mlflow.entities import Param, RunTag
+
+        all_params: list[Param] = [Param(key, str(value)[:PARAM_LENGTH]) for key, value in (params or {}).items()]
+        all_tags: list[RunTag] = [RunTag(key, str(value)[:TAG_LENGTH]) for key, value in (tags or {}).items()]
+        for part in chunks(all_params, PARAMS_A_REQUEST):
+            self._client.log_batch(run_id, params=part)
+        for number, chunk in enumerate(chunks(metrics, METRICS_A_REQUEST - PARAMS_A_REQUEST)):
+            self._client.log_batch(run_id, metrics=chunk, tags=all_tags if number == 0 else ())
+        if all_tags and not metrics:
+            self._client.log_batch(run_id, tags=all_tags)
+
+
+def find_runs(client: "MlflowClient", experiment: str, study_id: str) -> "Iterator[Run]":
+    """Yield the parent run and the trials' runs of a study."""
+    query, token = f"tags.`odmt.study_id` = '{study_id}'", None
+    while True:
+        page = client.search_runs([experiment], query, max_results=1000, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _seen(run: "Run") -> _TrialRun:
+    outcome = run.data.tags.get("odmt.outcome")
+    dropped = run.data.tags.get("odmt.non_finite", "")
+    return _TrialRun(
+        str(run.info.run_id),
+        complete=outcome is not None and outcome != "killed",
+        last_epoch=int(run.data.metrics.get(EPOCH_KEY, 0)),
+        dropped=dropped.split("; ") if dropped else [],
+        known_params=set(run.data.params),
+    )
+
+
+def _dropped_tag(dropped: Sequence[str]) -> dict[str, str]:
+    return {"odmt.non_finite": "; ".join(dict.fromkeys(dropped))} if dropped else {}
+
+
+def _joined(events: Sequence[Event]) -> Iterator[Event | list[TrialEpoch]]:
+    """Join the epochs of a trial until another kind of event comes."""
+    epochs: dict[str, list[TrialEpoch]] = {}
+    for event in events:
+        if isinstance(event, TrialEpoch):
+            epochs.setdefault(event.trial_id, []).append(event)
+            continue
+        yield from epochs.values()
+        epochs = {}
+        yield event
+    yield from epochs.values()
