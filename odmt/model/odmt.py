@@ -53,8 +53,8 @@ class Batch(NamedTuple):
 class Odmt(nn.Module):
     """Three branches (ID, text, image) over items fused by the IMT.
 
-    Source: Ji et al., ACM MM 2023, arXiv:2308.04067, as released: a projection a modality, the IMT, a two-layer head and
-    a SASRec encoder of its own for each branch. Items are encoded once a batch however often they occur.
+    Source: Ji et al., ACM MM 2023, arXiv:2308.04067, as released: a projection a modality, the IMT, a two-layer head
+    and a SASRec encoder of its own for each branch. Items are encoded once a batch however often they occur.
     """
 
     def __init__(

@@ -92,7 +92,10 @@ def experiment_id(client: "MlflowClient", home: Home, name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return str(client.create_experiment(name, artifact_location=artifact_location(home, name)))
+            # The UI opens an experiment of this kind on its runs instead of on its GenAI pages.
+            tags = {"mlflow.experimentKind": "custom_model_development"}
+            place = artifact_location(home, name)
+            return str(client.create_experiment(name, artifact_location=place, tags=tags))
         except MlflowException:  # somebody else made it between the two requests
             found = client.get_experiment_by_name(name)
             if found is None:

@@ -1,0 +1,33 @@
+"""Where a study's state and checkpoints lie."""
+
+import tempfile
+from pathlib import Path
+
+from odmt.errors import ServiceError
+
+
+def writable_folder(folder: Path) -> Path:
+    """Make a folder and prove that it can be written to.
+
+    Raises:
+        ServiceError: it cannot; says why.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-"):
+            pass
+    except OSError as error:
+        raise ServiceError(
+            f"{folder}: cannot be written to: {error.strerror}; set ODMT_HOME to a place that can"
+        ) from error
+    return folder
+
+
+def trial_folder(study_folder: Path, trial_id: str) -> Path:
+    """Return where a trial keeps its checkpoints; the same at every attempt."""
+    return study_folder / "trials" / trial_id
+
+
+def error_file(study_folder: Path, trial_id: str) -> Path:
+    """Return where a trial that failed leaves its traceback."""
+    return trial_folder(study_folder, trial_id) / "error.txt"

@@ -1,0 +1,233 @@
+"""Run a study: from the event log, through Ray, back to the event log."""
+
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from odmt.cluster.connect import Place, choose_place, connect, disconnect, num_cpus, num_gpus
+from odmt.cluster.storage import writable_folder
+from odmt.errors import ConfigError, InterruptedStudy, ServiceError, SharedFeaturesError
+from odmt.home import Home
+from odmt.tuning.callbacks import MirrorListener
+from odmt.tuning.event_log import EventLog
+from odmt.tuning.identity import open_study
+from odmt.tuning.journal import Journal
+from odmt.tuning.preflight import Source
+from odmt.tuning.progress import StudyProgress, clock
+from odmt.tuning.space import Space
+from odmt.tuning.state import Study
+from odmt.tuning.study import StudyView, view
+
+
+def _silent(sentence: str) -> None:
+    del sentence
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a study is run, as opposed to what it is.
+
+    Attributes:
+        command: what to type to go on after an interruption.
+        where: ``auto``, ``local`` or ``attach``.
+        extend: allow more trials than the study was begun with.
+        quiet: no live view.
+        say: told each sentence for the screen.
+        make_mirror: given the study's header, returns a started ``RunMirror``, or None for no mirror.
+        runner: stands in for ``training_run``.
+        source: where the inputs come from.
+        local_cpus: CPUs of a local Ray; None = all.
+        ray_folder: of a local Ray; None = Ray's own.
+    """
+
+    command: str = "python launch/tune.py"
+    where: str = "auto"
+    extend: bool = False
+    quiet: bool = False
+    say: Callable[[str], None] = _silent
+    make_mirror: Callable[[Any], Any] | None = None
+    runner: Callable[..., Any] | None = None
+    source: Source = field(default_factory=Source)
+    local_cpus: int | None = None
+    ray_folder: Path | None = None
+
+
+def run_study(space: Space, home: Home, name: str, options: Options) -> StudyView:
+    """Run a study to its end, or go on with it; a finished one is only read.
+
+    Raises:
+        ConfigError: the name or the place is not usable.
+        DataError: prepared data is missing; found before Ray starts.
+        StudyChangedError: another study stands under this name.
+        StudyLockedError: another driver runs it.
+        SharedFeaturesError: a trial wrote to shared features.
+        ServiceError: Ray or the storage cannot be used.
+        InterruptedStudy: stopped by a signal; the same command goes on.
+    """
+    if not name or "/" in name or name.startswith("."):
+        raise ConfigError("--study", [f"{name!r} is not a folder name"])
+    place = choose_place(options.where)
+    inputs = options.source.inputs(home, space)
+    for sentence in inputs.sentences:
+        options.say(sentence)
+    folder = writable_folder(home.study(name))
+    with EventLog(folder) as log:
+        open_study(log, name, space, inputs.digest, extend=options.extend)
+        _say_standing(log.study, options.say)
+        listener = _mirror(log, options)
+        try:
+            if not log.study.finished:
+                _search(space, home, folder, log, place, inputs.feature_bytes, options)
+        finally:
+            _close_mirror(log, listener, options.say)
+        if log.study.tainted:
+            raise SharedFeaturesError(f"study {name!r} was stopped: {log.study.tainted}")
+        if not log.study.finished:
+            raise InterruptedStudy(
+                f"interrupted: {log.study.num_ended} of {log.study.budget} trials have ended and are kept; "
+                f"go on with: {options.command}"
+            )
+        return view(name, log.study, running=False)
+
+
+def _search(
+    space: Space, home: Home, folder: Path, log: EventLog, place: Place, feature_bytes: int, options: Options
+) -> None:
+    options.say(f"Ray: {place.sentence}")
+    journal = Journal(space, log)
+    with ExitStack() as stack:
+        connect(place, feature_bytes=feature_bytes, num_cpus=options.local_cpus, temp_dir=options.ray_folder)
+        stack.callback(disconnect)
+        stack.enter_context(stopping_on_signals(journal))
+        cpus, gpus, concurrent = _resources(space)
+        options.say(
+            f"{concurrent} trials at once, each with {cpus:g} CPUs and {gpus:g} GPUs; "
+            f"sampler {space.sampler.name}, scheduler {space.scheduler.name}"
+        )
+        from odmt.cluster.shared_features import check_all, share
+        from odmt.tuning.trial import TrialJob, threads_for
+
+        begun = time.monotonic()
+        shared = share(home, list(space.loaded_configs()), options.source.loaders)
+        options.say(f"shared features loaded in {clock(time.monotonic() - begun)}")
+        runner = {"runner": options.runner} if options.runner else {}
+        job = TrialJob(str(folder), shared, space.scheduler, threads_for(cpus), gpus, **runner)
+        if not options.quiet:
+            max_epochs = space.base.train.max_epochs
+            progress = StudyProgress(log.study, max_epochs=max_epochs)
+            log.listeners.append(stack.enter_context(progress))
+        if not journal.stopping.is_set():
+            _fit(journal, folder, job, cpus=cpus, gpus=gpus, concurrent=concurrent)
+        try:
+            check_all(shared)
+        except SharedFeaturesError as error:
+            journal.taint(f"found at the end: {error}")
+
+
+def _fit(journal: Journal, folder: Path, job: Any, *, cpus: float, gpus: float, concurrent: int) -> None:
+    """Let Tune run what the journal hands out; whatever it returns, the log is the result."""
+    from ray import tune
+
+    from odmt.tuning.search import StudyScheduler, StudySearch, StudyStopper
+    from odmt.tuning.trial import run_trial
+
+    study = journal.log.study
+    scratch = Path(tempfile.mkdtemp(prefix="tune-", dir=writable_folder(folder / "scratch")))
+    trainable = tune.with_resources(tune.with_parameters(run_trial, job=job), {"cpu": cpus, "gpu": gpus})
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            num_samples=study.budget - study.num_ended,
+            search_alg=StudySearch(journal),
+            scheduler=StudyScheduler(journal),
+            max_concurrent_trials=concurrent,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: str(trial.config["trial_id"]),
+            trial_dirname_creator=lambda trial: str(trial.config["trial_id"]),
+        ),
+        run_config=tune.RunConfig(
+            name=scratch.name,
+            storage_path=str(scratch),
+            stop=StudyStopper(journal),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=2),
+            checkpoint_config=tune.CheckpointConfig(),
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _resources(space: Space) -> tuple[float, float, int]:
+    """Return CPUs and GPUs a trial, and trials at once.
+
+    Raises:
+        ServiceError: not even one trial fits.
+    """
+    wanted = space.resources
+    cpus, gpus = wanted.cpus_per_trial, wanted.gpus_per_trial
+    if gpus is None:
+        gpus = 1.0 if num_gpus() else 0.0
+    if cpus > num_cpus() or gpus > num_gpus():
+        raise ServiceError(
+            f"a trial wants {cpus:g} CPUs and {gpus:g} GPUs, Ray has {num_cpus():g} and {num_gpus()}; "
+            "set resources.cpus_per_trial, resources.gpus_per_trial"
+        )
+    fitting = int(min(num_cpus() / cpus, num_gpus() / gpus if gpus else float("inf")))
+    return cpus, gpus, max(1, min(fitting, wanted.max_concurrent_trials or fitting))
+
+
+@contextmanager
+def stopping_on_signals(journal: Journal) -> Iterator[None]:
+    """End the search on SIGINT and SIGTERM; a second one ends it at once. ``ray.init`` must come first."""
+
+    def stop(number: int, frame: Any) -> None:
+        del number, frame
+        if journal.stopping.is_set():
+            raise KeyboardInterrupt
+        journal.stopping.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _say_standing(study: Study, say: Callable[[str], None]) -> None:
+    if study.trials and not study.finished:
+        say(
+            f"going on: {study.num_ended} of {study.budget} trials have ended, {len(study.interrupted)} are continued "
+            "from their checkpoints"
+        )
+
+
+def _mirror(log: EventLog, options: Options) -> tuple[MirrorListener, Any] | None:
+    if options.make_mirror is None:
+        return None
+    mirror = options.make_mirror(log.study.header)
+    if mirror is None:
+        return None
+    listener = MirrorListener(mirror)
+    listener.send_all(log.study)
+    log.listeners.append(listener)
+    return listener, mirror
+
+
+def _close_mirror(log: EventLog, pair: tuple[MirrorListener, Any] | None, say: Callable[[str], None]) -> None:
+    if pair is None:
+        return
+    listener, mirror = pair
+    listener.study_ended(log.study, time.time())
+    pending = mirror.close()
+    if pending:
+        say(f"MLflow: {pending} messages could not be sent; the same command sends them")

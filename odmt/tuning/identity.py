@@ -1,0 +1,90 @@
+"""Is this the study that stands under this name? Its header says; anything else is refused with a diff."""
+
+import platform
+import uuid
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from typing import Any
+
+from odmt.errors import SharedFeaturesError, StudyChangedError
+from odmt.tuning.event_log import EventLog
+from odmt.tuning.space import Space, canonical_json
+
+_LIBRARIES = ("odmt", "optuna", "ray", "torch", "numpy")
+
+
+def open_study(log: EventLog, name: str, space: Space, data_digest: str, *, extend: bool) -> None:
+    """Begin a study, or make sure that the one in the log is the one asked for.
+
+    Args:
+        log: owned.
+        name: of the study.
+        space: what is asked for.
+        data_digest: of the inputs as they are now.
+        extend: raise the number of trials where the space asks for more.
+
+    Raises:
+        StudyChangedError: space, data or ``--set`` differ; lists how.
+        SharedFeaturesError: a trial of this study wrote to shared features, so its numbers mean nothing.
+    """
+    study = log.study
+    if not study.header:
+        _begin(log, name, space, data_digest)
+        return
+    if study.tainted:
+        raise SharedFeaturesError(f"study {name!r} cannot go on: {study.tainted}; start another with --study NAME")
+    changes = list(differences(study.header["identity"], space.identity()))
+    if study.header["data_digest"] != data_digest:
+        changes.append(f"prepared data: digest was {study.header['data_digest']}, is {data_digest}")
+    asked = space.budget.trials
+    if asked < study.budget and asked != study.header["trials"]:
+        changes.append(f"budget.trials: was {study.budget}, is {asked}; it can only grow, with --extend")
+    elif asked > study.budget and not extend:
+        changes.append(f"budget.trials: was {study.budget}, is {asked}; add --extend to allow that")
+    if changes:
+        lines = "".join(f"\n  - {change}" for change in changes)
+        raise StudyChangedError(f"study {name!r} was made otherwise; use another --study NAME, or undo:{lines}")
+    if asked > study.budget:
+        log.commit("extended", trials=asked)
+
+
+def _begin(log: EventLog, name: str, space: Space, data_digest: str) -> None:
+    log.commit(
+        "header",
+        format=1,
+        study=name,
+        study_id=uuid.uuid4().hex,
+        space=space.name,
+        space_file=str(space.path),
+        dataset=space.base.data.dataset,
+        digest=space.digest,
+        identity=space.identity(),
+        data_digest=data_digest,
+        trials=space.budget.trials,
+        seed=space.sampler.seed,
+        versions={"python": platform.python_version(), **{name: metadata.version(name) for name in _LIBRARIES}},
+    )
+
+
+def differences(was: Any, now: Any, prefix: str = "") -> Iterator[str]:
+    """Yield one sentence for every plain value that differs."""
+    was, now = _keyed(was), _keyed(now)
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
+        for key in [*was, *(key for key in now if key not in was)]:
+            path = f"{prefix}.{key}" if prefix else str(key)
+            if key not in was:
+                yield f"{path}: is new: {now[key]}"
+            elif key not in now:
+                yield f"{path}: is gone, was {was[key]}"
+            else:
+                yield from differences(was[key], now[key], path)
+        if list(was) != list(now) and set(was) == set(now) and prefix == "axes":
+            yield f"{prefix}: their order changed, which changes what is proposed"
+    elif canonical_json(was) != canonical_json(now):
+        yield f"{prefix.removeprefix('config.')}: was {was}, is {now}"
+
+
+def _keyed(value: Any) -> Any:
+    """Turn the list of ``[path, axis]`` pairs into a mapping; leave everything else alone."""
+    is_pairs = isinstance(value, list) and value and all(isinstance(item, list) and len(item) == 2 for item in value)
+    return {item[0]: item[1] for item in value} if is_pairs and isinstance(value[0][0], str) else value

@@ -1,0 +1,164 @@
+"""Stand-ins for data and training, for tests of the search; a module of its own so that Ray's workers import it."""
+
+import json
+import math
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from small_arrays import small_arrays
+
+from odmt.cluster.shared_features import Loaders
+from odmt.config import TextEncoderConfig
+from odmt.errors import NonFiniteError
+from odmt.experiment.run import EpochResult
+from odmt.features.ragged import RaggedFeatures
+from odmt.home import Home
+from odmt.tuning.driver import Options, run_study
+from odmt.tuning.preflight import Inputs, Source
+from odmt.tuning.space import load_space
+
+SPACE = """
+fixed:
+  data: {max_seq_len: 4}
+  model: {embedding_dim: 8, id_init: random}
+  fusion: {num_layers: 1}
+  sequence: {num_layers: 1}
+  train: {max_epochs: 6, batch_size: 8, eval_batch_size: 16}
+incumbent: {distill.temperature: 0.5, train.weight_decay: 0.1}
+axes:
+  distill.temperature: {type: uniform, low: 0.1, high: 1.0}
+  train.weight_decay: {type: uniform, low: 0.0, high: 1.0}
+sampler: {seed: 3, startup_trials: 3}
+scheduler: {grace_period: 2, reduction_factor: 2}
+budget: {trials: 8}
+resources: {gpus_per_trial: 0, max_concurrent_trials: 2}
+"""
+
+
+def write_space(folder, text=SPACE, name="small"):
+    path = Path(folder) / f"{name}.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def fake_split(home, data):
+    return small_arrays(max_seq_len=data.max_seq_len).split
+
+
+def fake_features(home, data, encoder):
+    arrays = small_arrays(max_seq_len=data.max_seq_len)
+    return arrays.text if isinstance(encoder, TextEncoderConfig) else arrays.image
+
+
+def fake_inputs(home, space):
+    return Inputs("fake-data", 1_000_000, [])
+
+
+SOURCE = Source(fake_inputs, Loaders(fake_split, fake_features))
+
+
+def options(runner, source=SOURCE, **others):
+    return Options(runner=runner, source=source, quiet=True, **others)
+
+
+def quick_runner(config, arrays, *, checkpoints):
+    """The lower the weight decay the better. Epochs are noted in the study's folder, and survive a restart."""
+    yield from fake_epochs(config, checkpoints, seconds=0.02)
+
+
+def slow_runner(config, arrays, *, checkpoints):
+    yield from fake_epochs(config, checkpoints, seconds=0.25)
+
+
+def failing_runner(config, arrays, *, checkpoints):
+    """Trial 1 reports NaN, trial 2 raises, trial 3 raises NonFiniteError: each at its second epoch."""
+    number = int(checkpoints.folder.name[1:])
+    for result in fake_epochs(config, checkpoints, seconds=0.02):
+        if result.epoch == 2 and number == 1:
+            result.metrics["valid/ndcg_at_10"] = math.nan
+        if result.epoch == 2 and number == 2:
+            raise ZeroDivisionError("no such luck")
+        if result.epoch == 2 and number == 3:
+            raise NonFiniteError("the loss is NaN at step 7")
+        yield result
+
+
+def writing_runner(config, arrays, *, checkpoints):
+    """Trial 1 scales the shared text features in place, which NumPy forbids and torch does not notice."""
+    for result in fake_epochs(config, checkpoints, seconds=0.05):
+        if result.epoch == 2 and checkpoints.folder.name == "t0001":
+            torch.from_numpy(arrays.text.tokens).mul_(2)
+        yield result
+
+
+def gathering_runner(config, arrays, *, checkpoints):
+    """Gathers rows of large features and tells the private memory of its process before and after."""
+    import psutil
+
+    before = psutil.Process().memory_full_info().uss
+    rng = np.random.default_rng(0)
+    for result in fake_epochs(config, checkpoints, seconds=0.5):
+        arrays.text.gather(rng.integers(0, arrays.text.num_rows, 64))
+        arrays.image.gather(rng.integers(0, arrays.image.num_rows, 64))
+        result.metrics["grown_bytes"] = psutil.Process().memory_full_info().uss - before
+        result.metrics["writeable"] = float(arrays.text.tokens.flags.writeable)
+        yield result
+
+
+LARGE_BYTES = 320 * 2**20
+
+
+def large_features(home, data, encoder):
+    """320 MiB each, text and image: many rows of ten tokens."""
+    width, tokens_a_row = 768, 10
+    rows = LARGE_BYTES // (2 * width * tokens_a_row)
+    tokens = np.ones((rows * tokens_a_row, width), dtype=np.float16)
+    return RaggedFeatures(tokens, np.arange(rows + 1, dtype=np.int64) * tokens_a_row)
+
+
+def fake_epochs(config, checkpoints, seconds):
+    folder = checkpoints.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    saved = folder / "history.json"
+    history = json.loads(saved.read_text()) if saved.exists() else []
+    for epoch, value in enumerate(history, start=1):
+        yield EpochResult(epoch, {"valid/ndcg_at_10": value}, 0.1, folder)
+    for epoch in range(len(history) + 1, config.train.max_epochs + 1):
+        time.sleep(seconds)
+        with open(folder.parent.parent / "executed.txt", "a") as file:
+            file.write(f"{folder.name} {epoch} {os.getpid()}\n")
+        history.append(epoch / 100 - config.train.weight_decay / 10 + 0.2)
+        partial = folder / f"history.{os.getpid()}"
+        partial.write_text(json.dumps(history))
+        partial.replace(saved)
+        yield EpochResult(epoch, {"valid/ndcg_at_10": history[-1]}, 0.1, folder)
+
+
+def executed(home, name):
+    """Return (trial, epoch, process) of every epoch that any worker ran."""
+    lines = (home.study(name) / "executed.txt").read_text().splitlines()
+    return [(trial, int(epoch), int(pid)) for trial, epoch, pid in map(str.split, lines)]
+
+
+def drive(root, space, name):
+    """Run a study as a process of its own: the exit code as launch/tune.py would have it."""
+    from odmt.errors import OdmtError
+
+    try:
+        run_study(load_space(space), Home(Path(root)), name, options(slow_runner, command="go on", where="attach"))
+    except OdmtError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    from fake_search import drive as imported_drive
+
+    sys.exit(imported_drive(*sys.argv[1:]))
