@@ -100,14 +100,21 @@ def gathering_runner(config, arrays, *, checkpoints):
     """Gathers rows of large features and tells the private memory of its process before and after."""
     import psutil
 
-    before = psutil.Process().memory_full_info().uss
+    uss_before, anonymous_before = psutil.Process().memory_full_info().uss, anonymous_bytes()
     rng = np.random.default_rng(0)
     for result in fake_epochs(config, checkpoints, seconds=0.5):
         arrays.text.gather(rng.integers(0, arrays.text.num_rows, 64))
         arrays.image.gather(rng.integers(0, arrays.image.num_rows, 64))
-        result.metrics["grown_bytes"] = psutil.Process().memory_full_info().uss - before
+        result.metrics["uss_grown"] = psutil.Process().memory_full_info().uss - uss_before
+        result.metrics["anonymous_grown"] = anonymous_bytes() - anonymous_before
         result.metrics["writeable"] = float(arrays.text.tokens.flags.writeable)
         yield result
+
+
+def anonymous_bytes():
+    """Memory of this process alone. USS also counts pages of the object store that no one else has touched yet."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024
 
 
 LARGE_BYTES = 320 * 2**20

@@ -138,6 +138,7 @@ def _fit(journal: Journal, folder: Path, job: Any, *, cpus: float, gpus: float, 
     from odmt.tuning.trial import run_trial
 
     study = journal.log.study
+    shutil.rmtree(folder / "scratch", ignore_errors=True)  # of drivers that were killed; this one owns the study
     scratch = Path(tempfile.mkdtemp(prefix="tune-", dir=writable_folder(folder / "scratch")))
     trainable = tune.with_resources(tune.with_parameters(run_trial, job=job), {"cpu": cpus, "gpu": gpus})
     tuner = tune.Tuner(

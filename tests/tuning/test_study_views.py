@@ -1,0 +1,207 @@
+import io
+import math
+from types import SimpleNamespace
+
+import pytest
+from fake_search import write_space
+from rich.console import Console
+
+from odmt.errors import InterruptedStudy, SharedFeaturesError, StudyChangedError, StudyError
+from odmt.tuning.callbacks import MirrorListener
+from odmt.tuning.event_log import EventLog
+from odmt.tuning.identity import open_study
+from odmt.tuning.journal import Journal
+from odmt.tuning.progress import StudyProgress, clock
+from odmt.tuning.search import StudyScheduler, StudySearch, StudyStopper, unflattened
+from odmt.tuning.space import load_space, with_trials
+from odmt.tuning.state import METRIC
+from odmt.tuning.study import read_study
+
+
+def begun(space, home, name="x"):
+    log = EventLog(home.study(name))
+    open_study(log, name, space, "digest", extend=False)
+    return log, Journal(space, log)
+
+
+def report(epoch, value, checkpoint=None):
+    return {"epoch": epoch, "metrics": {METRIC: value, "train/loss": 1.0}, "checkpoint": checkpoint, "seconds": 0.1}
+
+
+def test_a_study_is_read_from_its_log_alone(space, home, tmp_path):
+    log, journal = begun(space, home)
+    first, second, third = (journal.next_assignment().trial_id for _ in range(3))
+    checkpoint = tmp_path / "e000002-a001-ab"
+    checkpoint.mkdir()
+    for epoch, value in enumerate([0.1, 0.5, 0.5, 0.2, 0.3, 0.4], start=1):
+        journal.report(first, report(epoch, value, str(checkpoint)))
+    journal.report(second, report(1, math.nan))
+    journal.report(third, report(1, 0.9))
+    study = read_study(home, "x")
+    assert [trial.state for trial in study.trials] == ["completed", "failed", "running"]
+    assert (study.space_name, study.dataset, study.data_digest, study.budget) == ("small", "demo", "digest", 8)
+    assert study.best.trial_id == first  # the third one has not ended
+    assert (study.best.best_epoch, study.best.best_value, study.best.best_checkpoint) == (2, 0.5, checkpoint)
+    assert study.best.config.train.max_epochs == 6
+    assert not study.finished
+    log.close()
+    assert [trial.state for trial in read_study(home, "x").trials] == ["completed", "failed", "killed"]
+    checkpoint.rename(tmp_path / "e000002-a002-cd")  # saved again by a later attempt
+    assert read_study(home, "x").best.best_checkpoint == tmp_path / "e000002-a002-cd"
+
+
+def test_an_unknown_study_lists_those_that_exist(space, home):
+    with pytest.raises(StudyError, match=r"there is no study 'y' .*none yet; make one: python launch/tune.py"):
+        read_study(home, "y")
+    begun(space, home)[0].close()
+    with pytest.raises(StudyError, match=r"there is no study 'y' under .*; studies: x"):
+        read_study(home, "y")
+
+
+def test_another_space_or_other_data_is_refused_with_a_diff(space, home):
+    begun(space, home)[0].close()
+    other = load_space(str(space.path), ["train.batch_size=16", "train.weight_decay=0.5", "scheduler.grace_period=3"])
+    with EventLog(home.study("x")) as log:
+        with pytest.raises(StudyChangedError) as caught:
+            open_study(log, "x", other, "other", extend=True)
+        lines = str(caught.value).splitlines()
+        assert lines[0] == "study 'x' was made otherwise; use another --study NAME, or undo:"
+        assert "  - train.batch_size: was 8, is 16" in lines
+        assert "  - scheduler.grace_period: was 2, is 3" in lines
+        assert any(line.startswith("  - axes.train.weight_decay: is gone, was {") for line in lines)
+        assert "  - prepared data: digest was digest, is other" in lines
+
+
+def test_only_extend_raises_the_number_of_trials(space, home):
+    begun(space, home)[0].close()
+    with EventLog(home.study("x")) as log:
+        with pytest.raises(StudyChangedError, match=r"budget\.trials: was 8, is 9; add --extend"):
+            open_study(log, "x", with_trials(space, 9), "digest", extend=False)
+        with pytest.raises(StudyChangedError, match=r"budget\.trials: was 8, is 5; it can only grow"):
+            open_study(log, "x", with_trials(space, 5), "digest", extend=True)
+        open_study(log, "x", with_trials(space, 9), "digest", extend=True)
+        assert log.study.budget == 9
+        open_study(log, "x", space, "digest", extend=False)  # the command that began it still goes on
+        assert log.study.budget == 9
+
+
+def test_a_tainted_study_does_not_go_on(space, home):
+    log, journal = begun(space, home)
+    trial = journal.next_assignment().trial_id
+    assert journal.report(trial, {"tainted": "row 3"}) == "stop"
+    assert journal.stopping.is_set()
+    with pytest.raises(SharedFeaturesError, match="cannot go on: row 3"):
+        open_study(log, "x", space, "digest", extend=False)
+    assert read_study(home, "x").tainted == "row 3"
+    log.close()
+
+
+def test_tune_is_told_what_the_journal_decides(space, home):
+    log, journal = begun(space, home)
+    search, scheduler, stopper = StudySearch(journal), StudyScheduler(journal), StudyStopper(journal)
+    trials = [SimpleNamespace(config=search.suggest(f"tune{number}")) for number in range(3)]
+    assert [trial.config["trial_id"] for trial in trials] == ["t0000", "t0001", "t0002"]
+    assert trials[0].config["config"]["train"]["max_epochs"] == 6
+
+    def told(trial, epoch, value):
+        flat = {"epoch": epoch, f"metrics/{METRIC}": value, "checkpoint": None, "seconds": 0.1, "trial_id": "tune9"}
+        return scheduler.on_trial_result(None, trial, flat)
+
+    assert [told(trials[0], epoch, 0.5) for epoch in range(1, 7)] == ["CONTINUE"] * 5 + ["STOP"]
+    assert [told(trials[1], 1, 0.4), told(trials[1], 2, 0.4)] == ["CONTINUE", "STOP"]
+    search.on_trial_complete("tune2", error=True)
+    assert [trial.state for trial in log.study.trials.values()] == ["completed", "stopped", "failed"]
+    journal.stopping.set()
+    assert stopper.stop_all()
+    assert search.suggest("tune3") == "FINISHED"
+    log.close()
+
+
+def test_metrics_come_back_as_they_were_reported():
+    flat = {"epoch": 1, "metrics/valid/ndcg_at_10": 0.5, "metrics/train/loss": 1.0, "time_total_s": 3}
+    assert unflattened(flat)["metrics"] == {"valid/ndcg_at_10": 0.5, "train/loss": 1.0}
+
+
+class Recorder:
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        return lambda *values: self.calls.append((name, *values))
+
+
+def test_the_mirror_gets_the_same_live_and_from_the_log(space, home):
+    log, journal = begun(space, home)
+    live, later = Recorder(), Recorder()
+    log.listeners.append(MirrorListener(live))
+    for value in (0.5, 0.4):
+        trial = journal.next_assignment().trial_id
+        for epoch in range(1, 7):
+            if journal.report(trial, report(epoch, value)) != "continue":
+                break
+    MirrorListener(later).send_all(log.study)
+    assert live.calls == later.calls
+    assert [call[0] for call in live.calls].count("trial_epoch") == 8  # six, and two until the rung
+    started = live.calls[0]
+    assert started[:3] == ("trial_started", "t0000", 0)
+    assert started[3]["train.weight_decay"] == 0.1
+    ended = live.calls[-1]
+    assert ended[:3] == ("trial_ended", "t0001", "stopped")
+    assert ended[3] == {METRIC: 0.4, "train/loss": 1.0, "epoch": 1.0}
+    MirrorListener(later).study_ended(log.study, 12.5)
+    name, outcome, summary, when = later.calls[-1]
+    assert (name, outcome, when) == ("study_ended", "killed", 12500)  # two of eight
+    assert (summary["trials_completed"], summary["trials_stopped"], summary[f"best/{METRIC}"]) == (1.0, 1.0, 0.5)
+    log.close()
+
+
+def test_progress_shows_what_ended_and_how_long_the_rest_takes(space, home):
+    log, journal = begun(space, home)
+    written = io.StringIO()
+    with StudyProgress(log.study, max_epochs=6, console=Console(file=written, width=200)) as progress:
+        log.listeners.append(progress)
+        assert progress.seconds_left() is None
+        trial = journal.next_assignment().trial_id
+        for epoch in range(1, 7):
+            journal.report(trial, report(epoch, epoch / 10))
+        journal.report(journal.next_assignment().trial_id, report(1, math.nan))
+        assert progress.seconds_left() >= 0
+        shown = Console(file=io.StringIO(), width=200, record=True)
+        shown.print(progress.render())
+        assert "best: t0000  distill.temperature=0.5 train.weight_decay=0.1" in shown.export_text()
+    lines = written.getvalue().splitlines()
+    assert lines[0].startswith("t0000 completed at epoch 6, 0.6000; 1 of 8 trials (1 completed, 0 stopped, 0 failed)")
+    assert lines[1].startswith("t0001 failed at epoch 1, nan: epoch 1: the validation metric is not a finite number; ")
+    log.close()
+
+
+def test_durations_read_as_people_say_them():
+    assert [clock(seconds) for seconds in (5.4, 89, 125, 7260)] == ["5 s", "89 s", "2 min 05 s", "2 h 01 min"]
+
+
+def test_the_command_refuses_what_it_can_before_anything_starts(launch, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ODMT_HOME", str(tmp_path / "home"))
+    main = launch("tune")
+    path = write_space(tmp_path)
+    assert main(["--space", "nowhere"]) == 2
+    assert "shipped spaces: arts, demo" in capsys.readouterr().err
+    assert main(["--space", path, "--set", "train.max_epoch=3"]) == 2
+    assert "did you mean max_epochs?" in capsys.readouterr().err
+    assert main(["--space", path, "--study", "a/b"]) == 2
+    assert "--study: 'a/b' is not a folder name" in capsys.readouterr().err
+    assert main(["--space", path]) == 3
+    assert "python launch/prepare.py --dataset demo" in capsys.readouterr().err
+    assert not (tmp_path / "home" / "studies").exists()
+
+
+def test_an_interruption_names_the_exact_command(launch, tmp_path, monkeypatch, capsys):
+    from odmt.tuning import driver
+
+    def interrupted(space, home, name, options):
+        raise InterruptedStudy(f"go on with: {options.command}")
+
+    monkeypatch.setattr(driver, "run_study", interrupted)
+    monkeypatch.setenv("ODMT_HOME", str(tmp_path))
+    path = write_space(tmp_path)
+    assert launch("tune")(["--space", path, "--set", "train.seed=2"]) == 130
+    assert f"go on with: python launch/tune.py --space {path} --set train.seed=2" in capsys.readouterr().err
