@@ -68,7 +68,7 @@ class MirrorListener:
         states = [trial.state for trial in study.trials.values()]
         summary = {f"trials_{name}": float(states.count(name)) for name in ("completed", "stopped", "failed")}
         if best is not None and best.best is not None:
-            summary |= {f"best/{name}": value for name, value in best.best.metrics.items()}
+            summary |= {f"best/{name.removeprefix('valid/')}": value for name, value in best.best.metrics.items()}
         self._mirror.study_ended("completed" if study.finished and not study.tainted else "killed", summary, _ms(now))
 
     def _start(self, trial: Trial) -> None:
