@@ -10,6 +10,7 @@ from odmt.data.split import Targets, last_item_targets
 from odmt.errors import CheckpointError, ConfigError
 from odmt.evaluation.evaluator import Evaluator
 from odmt.experiment.arrays import TrialArrays
+from odmt.experiment.shape import empty_model
 from odmt.model.odmt import Odmt
 from odmt.training.batches import ItemFeatures, TrainingBatches
 from odmt.training.checkpoint import load_weights
@@ -33,20 +34,12 @@ def build_model(config: RunConfig, arrays: TrialArrays, device: torch.device) ->
     start = config.model.id_init
     feature_width = arrays.image.width if start == "image" else arrays.text.width
     id_dim = config.model.id_dim or (config.model.embedding_dim if start == "random" else feature_width)
-    model = Odmt(
+    model = empty_model(
+        config,
         num_items=arrays.split.num_items,
         text_dim=arrays.text.width,
         image_dim=arrays.image.width,
         id_dim=id_dim,
-        width=config.model.embedding_dim,
-        max_seq_len=config.data.max_seq_len,
-        fusion_layers=config.fusion.num_layers,
-        fusion_heads=config.fusion.num_heads,
-        fusion_dropout=config.fusion.dropout,
-        id_masking=config.fusion.id_masking,
-        sequence_layers=config.sequence.num_layers,
-        sequence_heads=config.sequence.num_heads,
-        sequence_dropout=config.sequence.dropout,
     )
     if start != "random":
         features = ItemFeatures(arrays.split.item_rows, arrays.text, arrays.image, torch.device("cpu"))

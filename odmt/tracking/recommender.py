@@ -25,6 +25,7 @@ from odmt.data.split import left_padded
 from odmt.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from odmt.evaluation.evaluator import score_users
 from odmt.evaluation.ranking import UserBatch
+from odmt.experiment.shape import empty_model
 from odmt.model.fusion import ItemViews
 from odmt.model.odmt import Odmt
 
@@ -182,20 +183,13 @@ def read_package(paths: Mapping[str, str]) -> Recommender:
 
 def _empty_model(config: RunConfig, weights: Mapping[str, Tensor]) -> Odmt:
     """Make a model of the right shapes without features: widths are read off the weights."""
-    return Odmt(
-        num_items=len(weights["id_table.weight"]) - 1,
+    num_rows, id_dim = weights["id_table.weight"].shape
+    return empty_model(
+        config,
+        num_items=num_rows - 1,
         text_dim=weights["text_projection.weight"].shape[1],
         image_dim=weights["image_projection.weight"].shape[1],
-        id_dim=weights["id_table.weight"].shape[1],
-        width=config.model.embedding_dim,
-        max_seq_len=config.data.max_seq_len,
-        fusion_layers=config.fusion.num_layers,
-        fusion_heads=config.fusion.num_heads,
-        fusion_dropout=config.fusion.dropout,
-        id_masking=config.fusion.id_masking,
-        sequence_layers=config.sequence.num_layers,
-        sequence_heads=config.sequence.num_heads,
-        sequence_dropout=config.sequence.dropout,
+        id_dim=id_dim,
     )
 
 
