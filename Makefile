@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 export ODMT_HOME ?= $(CURDIR)/var
 
 .DEFAULT_GOAL := help
-.PHONY: help tune ui test lint format bench clean-venv
+.PHONY: help tune ui test lint format bench
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12

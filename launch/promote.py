@@ -40,6 +40,10 @@ def body(arguments: argparse.Namespace) -> int:
     home = Home.from_environment()
     view = read_study(home, arguments.study)
     trial = chosen(view, arguments.trial)
+    check_data(home, view, trial)
+    if not view.finished:
+        ended = sum(other.state not in ("running", "killed") for other in view.trials)
+        print(f"note: study {view.name!r} is not finished: {ended} of {view.budget} trials have ended")
 
     from odmt.experiment.sealed_test import read_sealed_test
     from odmt.tracking.promotion import ensure_run, log_test, make_candidate
@@ -66,10 +70,13 @@ def chosen(view: "StudyView", wanted: str | None) -> "PromotedTrial":
     Raises:
         StudyError: there is no such trial, or it has not finished.
         CheckpointError: its checkpoint is gone.
+        SharedFeaturesError: a trial of this study wrote to shared features, so its numbers mean nothing.
     """
-    from odmt.errors import CheckpointError, StudyError
+    from odmt.errors import CheckpointError, SharedFeaturesError, StudyError
     from odmt.tracking.promotion import PromotedTrial
 
+    if view.tainted:
+        raise SharedFeaturesError(f"study {view.name!r} cannot be promoted from: {view.tainted}")
     trial = view.best if wanted is None else named(view, wanted)
     if trial is None:
         raise StudyError(
@@ -98,6 +105,23 @@ def chosen(view: "StudyView", wanted: str | None) -> "PromotedTrial":
         best_epoch=trial.best_epoch,
         checkpoint=trial.best_checkpoint,
     )
+
+
+def check_data(home: "Home", view: "StudyView", trial: "PromotedTrial") -> None:
+    """Make sure that the prepared data are those the study was run on, before the test split is read.
+
+    Raises:
+        DataError: they have changed.
+    """
+    from odmt.errors import DataError
+    from odmt.experiment.arrays import arrays_digest
+
+    digest = arrays_digest(home, trial.config)
+    if digest not in view.run_digests:
+        raise DataError(
+            f"data set {trial.config.data.dataset!r} was prepared anew since study {view.name!r}: its digest was "
+            f"{', '.join(view.run_digests)} and is {digest}; search again under another --study"
+        )
 
 
 def named(view: "StudyView", wanted: str) -> "TrialView":

@@ -62,6 +62,7 @@ def body(arguments: argparse.Namespace) -> int:
     )
     mirror = open_mirror(home, study, config, digest)
     history = train(config, arrays, folder, mirror, run_id, arguments.device)
+    mirror.study_ended("completed", {}, now_ms())
     report(history, arrays, config, folder)
     pending = mirror.close()
     if pending:
@@ -137,6 +138,7 @@ def train(
         checkpoint = folder.of_epoch(best["epoch"]) if best else None
         mirror.trial_ended(run_id, outcome, best["metrics"] if best else {}, checkpoint, reason, now_ms())
         if outcome != "completed":
+            mirror.study_ended("killed", {}, now_ms())
             mirror.close()
     return history
 

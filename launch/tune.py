@@ -52,6 +52,7 @@ def body(arguments: argparse.Namespace, words: list[str]) -> int:
     space = load_space(arguments.space, assignments)
     name = arguments.study or space.name
 
+    from odmt.errors import InterruptedStudy
     from odmt.home import Home
     from odmt.tuning.driver import Options, run_study
 
@@ -64,8 +65,11 @@ def body(arguments: argparse.Namespace, words: list[str]) -> int:
         say=lambda sentence: print(sentence, flush=True),
         make_mirror=lambda header: open_mirror(home, space, name, header),
     )
-    before = ended_before(home, name)
-    study = run_study(space, home, name, options)
+    before = standing(home, name)
+    try:
+        study = run_study(space, home, name, options)
+    except KeyboardInterrupt:
+        raise InterruptedStudy(f"interrupted before the search ran; go on with: {options.command}") from None
     report(home, space, study, before)
     return 0
 
@@ -93,29 +97,38 @@ def open_mirror(home: "Home", space: "Space", name: str, header: Any) -> Any:
     return mirror
 
 
-def ended_before(home: "Home", name: str) -> set[str] | None:
-    """Return the trials that had ended before this start; None = a new study."""
+def standing(home: "Home", name: str) -> "StudyView | None":
+    """Return the study as it stands before this start; None = a new one."""
     from odmt.errors import OdmtError
     from odmt.tuning.study import read_study
 
     try:
-        study = read_study(home, name)
+        return read_study(home, name)
     except OdmtError:
         return None
-    return {trial.trial_id for trial in study.trials if trial.state in ("completed", "stopped", "failed")}
 
 
-def report(home: "Home", space: "Space", study: "StudyView", before: set[str] | None) -> None:
+def went_on(before: "StudyView", after: "StudyView") -> str:
+    """Say what became of the trials that had ended before this start: kept as they were, or run again."""
+    ended = {trial.trial_id: trial for trial in before.trials if trial.state in ("completed", "stopped", "failed")}
+    now = {trial.trial_id: trial for trial in after.trials}
+    lost = [
+        key for key, trial in ended.items() if key not in now or now[key].epochs[: len(trial.epochs)] != trial.epochs
+    ]
+    repeated = [key for key, trial in ended.items() if key in now and now[key].attempts != trial.attempts]
+    resumed = [trial for trial in before.trials if trial.trial_id not in ended]
+    return (
+        f"went on after {len(ended)} ended trials: lost {len(lost)}, repeated {len(repeated)}, resumed {len(resumed)}"
+    )
+
+
+def report(home: "Home", space: "Space", study: "StudyView", before: "StudyView | None") -> None:
     """Print the last word: counts, the best trial beside the floors, the next command."""
     counts = ", ".join(f"{study.count(state)} {state}" for state in ("completed", "stopped", "failed"))
     exhausted = "; every reachable combination has been tried" if study.exhausted else ""
     print(f"\nstudy {study.name}: {len(study.trials)} trials: {counts}{exhausted}")
-    if before is not None:
-        lost = before - {trial.trial_id for trial in study.trials}
-        numbers = [trial.number for trial in study.trials]
-        print(
-            f"went on after {len(before)} ended trials: lost {len(lost)}, repeated {len(numbers) - len(set(numbers))}"
-        )
+    if before is not None and before.trials and not before.finished:
+        print(went_on(before, study))
     for trial in study.trials:
         if trial.state == "failed":
             print(f"failed: {trial.trial_id}: {trial.reason}")

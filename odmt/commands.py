@@ -3,16 +3,22 @@
 import argparse
 import logging
 import os
+import shlex
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn, TypeVar
 
 from odmt.errors import InterruptedStudy, OdmtError
 
 T = TypeVar("T")
 USAGE = 2
+DATA = 3
 INTERRUPTED = 130
+CLOSED_PIPE = 141
 
 
 class _UsageError(Exception):
@@ -55,12 +61,14 @@ def run(parser: Parser, body: Callable[[argparse.Namespace], int], argv: list[st
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
         arguments = parser.parse_args(argv)
-        return body(arguments)
     except _UsageError as error:
         print(error, file=sys.stderr)
         return USAGE
     except SystemExit as leaving:  # --help
         return leaving.code if isinstance(leaving.code, int) else 0
+    try:
+        with _terminated_like_interrupted():
+            return body(arguments)
     except InterruptedStudy as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -68,13 +76,33 @@ def run(parser: Parser, body: Callable[[argparse.Namespace], int], argv: list[st
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
+        words = shlex.join(["python", *sys.argv] if argv is None else argv)
+        print(f"interrupted; go on with: {words}", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        return 0
+    except BrokenPipeError:  # whoever read the output left before the work was done
+        return CLOSED_PIPE
+    except OSError as error:
+        if error.filename is None:
+            traceback.print_exc()
+            return 1
+        print(f"error: {error.filename}: {error.strerror}; check the path and its permissions", file=sys.stderr)
+        return DATA
     except Exception:
         traceback.print_exc()
         return 1
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does, so that nothing ends without a word."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:

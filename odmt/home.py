@@ -34,11 +34,6 @@ class Home:
         return self.root / "studies" / name
 
     @property
-    def sealed_test_log(self) -> Path:
-        """Return the folder that records who read which sealed test split, and when."""
-        return self.root / "data"
-
-    @property
     def tracking_uri(self) -> str:
         """Return ``$MLFLOW_TRACKING_URI``, or the SQLite database under this root."""
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"

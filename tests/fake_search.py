@@ -88,6 +88,14 @@ def failing_runner(config, arrays, *, checkpoints):
         yield result
 
 
+def dying_runner(config, arrays, *, checkpoints):
+    """The worker of trial 1 is killed at its second epoch, once."""
+    for result in fake_epochs(config, checkpoints, seconds=0.05):
+        if result.epoch == 2 and checkpoints.folder.name == "t0001" and checkpoints.attempt == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield result
+
+
 def writing_runner(config, arrays, *, checkpoints):
     """Trial 1 scales the shared text features in place, which NumPy forbids and torch does not notice."""
     for result in fake_epochs(config, checkpoints, seconds=0.05):

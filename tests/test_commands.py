@@ -1,6 +1,8 @@
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import CHECKOUT
@@ -34,6 +36,8 @@ def raising(error):
         (errors.ServiceError("x"), 5),
         (errors.InterruptedStudy("x"), 130),
         (KeyboardInterrupt(), 130),
+        (BrokenPipeError(), 141),
+        (NotADirectoryError(20, "Not a directory", "/x/y"), 3),
         (RuntimeError("x"), 1),
     ],
 )
@@ -45,6 +49,23 @@ def test_every_kind_of_error_has_its_exit_code(error, code, capsys):
 def test_an_error_of_ours_is_one_line_without_a_traceback(capsys):
     outcome(raising(errors.DataError("file:3: no TAB")))
     assert capsys.readouterr().err == "error: file:3: no TAB\n"
+
+
+def test_a_path_that_cannot_be_used_is_named_without_a_traceback(capsys):
+    outcome(raising(PermissionError(13, "Permission denied", "/x/y")))
+    assert capsys.readouterr().err == "error: /x/y: Permission denied; check the path and its permissions\n"
+
+
+def test_sigterm_ends_like_ctrl_c_with_the_command_to_go_on(capsys):
+    def terminate(_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert outcome(terminate, ["--known", "1"]) == 130
+    assert capsys.readouterr().err == "interrupted; go on with: --known 1\n"
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_bug_shows_its_traceback(capsys):

@@ -88,7 +88,7 @@ def connect(place: Place, *, feature_bytes: int, num_cpus: int | None = None, te
         if temp_dir is not None:
             options["_temp_dir"] = str(temp_dir)
     else:
-        _check_reachable(place.address)
+        check_reachable(place)
         options["runtime_env"] = {"env_vars": {name: os.environ[name] for name in _ENVIRONMENT}}
     import ray
 
@@ -139,8 +139,15 @@ def num_cpus() -> float:
     return float(ray.cluster_resources().get("CPU", 0))
 
 
-def _check_reachable(address: str) -> None:
-    """Ask the port first: Ray itself tries for half a minute."""
+def check_reachable(place: Place) -> None:
+    """Ask the port of a Ray that is to be joined: Ray itself tries for half a minute.
+
+    Raises:
+        ServiceError: nobody answers there.
+    """
+    if place.is_local:
+        return
+    address = place.address
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not host or not port.isdigit():
         return

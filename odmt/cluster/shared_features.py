@@ -108,15 +108,14 @@ def row_checksums(features: RaggedFeatures, rows: np.ndarray | None = None) -> n
     return np.fromiter(found, dtype=np.uint32, count=len(chosen))
 
 
-def check_sample(
-    features: RaggedFeatures, checksums: np.ndarray, rng: np.random.Generator, rows: int = SAMPLED_ROWS
-) -> None:
-    """Compare a random sample of rows with their checksums.
+def check_sample(features: RaggedFeatures, checksums: np.ndarray, turn: int, rows: int = SAMPLED_ROWS) -> None:
+    """Compare some rows with their checksums: the next ones each turn, all of them in ``num_rows / rows`` turns.
 
     Raises:
         SharedFeaturesError: a row has changed since it was loaded.
     """
-    chosen = rng.choice(features.num_rows, size=min(rows, features.num_rows), replace=False)
+    count = min(rows, features.num_rows)
+    chosen = (turn * count + np.arange(count)) % features.num_rows
     _compare(row_checksums(features, chosen), checksums[chosen], chosen)
 
 

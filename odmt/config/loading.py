@@ -5,7 +5,7 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
@@ -211,8 +211,3 @@ def parse_assignments(assignments: typing.Sequence[str], where: str = "--set") -
             raise ConfigError(where, [f"{key} is given twice"])
         values[key] = parse_yaml(value, f"{where} {key}")
     return values
-
-
-def section_paths(cls: type[Section], prefix: str = "") -> Iterator[str]:
-    """Yield every dotted path of a section class."""
-    yield from dotted_values(cls(), prefix)

@@ -18,9 +18,17 @@ from odmt.training.seeding import seed_torch
 
 
 def choose_device(name: str | None = None) -> torch.device:
-    """Return the named device, or the first GPU that is visible, or the CPU."""
+    """Return the named device, or the first GPU that is visible, or the CPU.
+
+    Raises:
+        ConfigError: the name is not a device's, or this machine has none of that name.
+    """
     if name is not None:
-        return torch.device(name)
+        try:
+            return torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            reason = (str(error).splitlines() or [""])[0]
+            raise ConfigError("--device", [f"{name!r} cannot be used here: {reason}"]) from error
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -68,7 +68,8 @@ def corrected_logits(states_RD: Tensor, items_CD: Tensor, log_popularity_C: Tens
     Returns:
         float32 ``(R, C)``.
     """
-    scores = (states_RD @ items_CD.T).float() - log_popularity_C
+    with torch.autocast(states_RD.device.type, enabled=False):  # 8 bits of mantissa cannot tell candidates apart
+        scores = states_RD.float() @ items_CD.float().T - log_popularity_C
     return scores.masked_fill(masked_RC, MASKED_LOGIT)
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from odmt.errors import CheckpointError
 
-_NAME = re.compile(r"e(\d{6})-a(\d{3})-[0-9a-f]+")
+_NAME = re.compile(r"e(\d{6})-a(\d{3,})-[0-9a-f]+")
 _PARTIAL = ".partial-"
 
 
@@ -132,7 +132,7 @@ class CheckpointFolder:
 
     def _sweep_partial(self) -> None:
         for path in self.folder.glob(f"{_PARTIAL}*"):
-            attempt = int(path.name.removeprefix(_PARTIAL)[1:4])
+            attempt = int(path.name.removeprefix(_PARTIAL)[1:].partition("-")[0])
             if attempt < self.attempt:
                 shutil.rmtree(path, ignore_errors=True)
 

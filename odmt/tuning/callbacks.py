@@ -83,7 +83,9 @@ class MirrorListener:
         best = trial.best
         checkpoint = best_checkpoint(trial) if trial.state in ("completed", "stopped") else None
         metrics = {**best.metrics, "epoch": float(best.epoch)} if best is not None else {}
-        self._mirror.trial_ended(trial.trial_id, trial.state, metrics, checkpoint, trial.reason, _ms(trial.ended))
+        # The last line is what the run's tag shows; the traceback stands before it.
+        reason = "\n".join(filter(None, (trial.traceback, trial.reason))) or None
+        self._mirror.trial_ended(trial.trial_id, trial.state, metrics, checkpoint, reason, _ms(trial.ended))
 
 
 def _ms(seconds: float) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from odmt.cluster.connect import Place, choose_place, connect, disconnect, num_cpus, num_gpus
+from odmt.cluster.connect import Place, check_reachable, choose_place, connect, disconnect, num_cpus, num_gpus
 from odmt.cluster.storage import writable_folder
 from odmt.errors import ConfigError, InterruptedStudy, ServiceError, SharedFeaturesError
 from odmt.home import Home
@@ -73,19 +73,17 @@ def run_study(space: Space, home: Home, name: str, options: Options) -> StudyVie
     if not name or "/" in name or name.startswith("."):
         raise ConfigError("--study", [f"{name!r} is not a folder name"])
     place = choose_place(options.where)
+    check_reachable(place)
     inputs = options.source.inputs(home, space)
     for sentence in inputs.sentences:
         options.say(sentence)
     folder = writable_folder(home.study(name))
     with EventLog(folder) as log:
-        open_study(log, name, space, inputs.digest, extend=options.extend)
+        open_study(log, name, space, inputs.digest, extend=options.extend, run_digests=inputs.run_digests)
         _say_standing(log.study, options.say)
-        listener = _mirror(log, options)
-        try:
+        with _mirrored(log, options):
             if not log.study.finished:
                 _search(space, home, folder, log, place, inputs.feature_bytes, options)
-        finally:
-            _close_mirror(log, listener, options.say)
         if log.study.tainted:
             raise SharedFeaturesError(f"study {name!r} was stopped: {log.study.tainted}")
         if not log.study.finished:
@@ -104,6 +102,7 @@ def _search(
     with ExitStack() as stack:
         connect(place, feature_bytes=feature_bytes, num_cpus=options.local_cpus, temp_dir=options.ray_folder)
         stack.callback(disconnect)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ray.init put its own there
         stack.enter_context(stopping_on_signals(journal))
         cpus, gpus, concurrent = _resources(space)
         options.say(
@@ -124,6 +123,8 @@ def _search(
             log.listeners.append(stack.enter_context(progress))
         if not journal.stopping.is_set():
             _fit(journal, folder, job, cpus=cpus, gpus=gpus, concurrent=concurrent)
+        if log.failure is not None:
+            raise log.failure
         try:
             check_all(shared)
         except SharedFeaturesError as error:
@@ -163,6 +164,10 @@ def _fit(journal: Journal, folder: Path, job: Any, *, cpus: float, gpus: float, 
     )
     try:
         tuner.fit()
+    except Exception:
+        if journal.log.failure is None:
+            raise
+        journal.stopping.set()  # the log could not be written: its own sentence is told instead of Tune's
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -212,23 +217,20 @@ def _say_standing(study: Study, say: Callable[[str], None]) -> None:
         )
 
 
-def _mirror(log: EventLog, options: Options) -> tuple[MirrorListener, Any] | None:
-    if options.make_mirror is None:
-        return None
-    mirror = options.make_mirror(log.study.header)
+@contextmanager
+def _mirrored(log: EventLog, options: Options) -> Iterator[None]:
+    """Let MLflow follow the log: all of it first, then what is committed meanwhile."""
+    mirror = options.make_mirror(log.study.header) if options.make_mirror is not None else None
     if mirror is None:
-        return None
-    listener = MirrorListener(mirror)
-    listener.send_all(log.study)
-    log.listeners.append(listener)
-    return listener, mirror
-
-
-def _close_mirror(log: EventLog, pair: tuple[MirrorListener, Any] | None, say: Callable[[str], None]) -> None:
-    if pair is None:
+        yield
         return
-    listener, mirror = pair
-    listener.study_ended(log.study, time.time())
-    pending = mirror.close()
-    if pending:
-        say(f"MLflow: {pending} messages could not be sent; the same command sends them")
+    listener = MirrorListener(mirror)
+    try:
+        listener.send_all(log.study)
+        log.listeners.append(listener)
+        yield
+    finally:
+        listener.study_ended(log.study, time.time())
+        pending = mirror.close()
+        if pending:
+            options.say(f"MLflow: {pending} messages could not be sent; the same command sends them")

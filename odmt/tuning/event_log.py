@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from odmt.errors import EventLogError, StudyLockedError
+from odmt.errors import EventLogError, ServiceError, StudyLockedError
 from odmt.tuning.state import Study, apply
 
 _CRC = ',"crc":"'
@@ -83,6 +83,7 @@ class EventLog:
     Attributes:
         study: what the log says, always up to date.
         listeners: called after each commit; what they raise is logged and forgotten.
+        failure: why the last commit could not be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -95,6 +96,7 @@ class EventLog:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "events.jsonl"
         self.listeners: list[Listener] = []
+        self.failure: ServiceError | None = None
         self._lock = _take_lock(folder / "lock")
         try:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -116,13 +118,27 @@ class EventLog:
         """Append a record durably, then apply it.
 
         Raises:
-            OSError: the disk is full or gone; nothing of the record is left.
+            ServiceError: the disk is full or gone; nothing of the record is left. Kept as ``failure`` too, since Tune
+                hides what its schedulers raise.
+            ValueError: the record cannot follow what came before it; nothing of it is left.
         """
         record = {"kind": kind, "time": time.time(), **fields}
         line = encode(record)
-        _write(self._file, line)
+        before = os.fstat(self._file).st_size
+        try:
+            _write(self._file, line)
+        except OSError as error:
+            self.failure = ServiceError(
+                f"{self.path}: cannot be written: {error.strerror}; nothing before it is lost, make room and type the "
+                "same command again"
+            )
+            raise self.failure from error
         plain = decode(line[:-1])
-        apply(self.study, plain)
+        try:
+            apply(self.study, plain)
+        except BaseException:
+            os.ftruncate(self._file, before)
+            raise
         for listener in self.listeners:
             try:
                 listener(self.study, plain)

@@ -2,18 +2,21 @@
 
 import platform
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
 from odmt.errors import SharedFeaturesError, StudyChangedError
 from odmt.tuning.event_log import EventLog
 from odmt.tuning.space import Space, canonical_json
+from odmt.tuning.state import Study
 
 _LIBRARIES = ("odmt", "optuna", "ray", "torch", "numpy")
 
 
-def open_study(log: EventLog, name: str, space: Space, data_digest: str, *, extend: bool) -> None:
+def open_study(
+    log: EventLog, name: str, space: Space, data_digest: str, *, extend: bool, run_digests: Sequence[str] = ()
+) -> None:
     """Begin a study, or make sure that the one in the log is the one asked for.
 
     Args:
@@ -21,6 +24,7 @@ def open_study(log: EventLog, name: str, space: Space, data_digest: str, *, exte
         name: of the study.
         space: what is asked for.
         data_digest: of the inputs as they are now.
+        run_digests: of what single configurations read, as ``arrays_digest`` gives them; for the header.
         extend: raise the number of trials where the space asks for more.
 
     Raises:
@@ -28,8 +32,8 @@ def open_study(log: EventLog, name: str, space: Space, data_digest: str, *, exte
         SharedFeaturesError: a trial of this study wrote to shared features, so its numbers mean nothing.
     """
     study = log.study
-    if not study.header:
-        _begin(log, name, space, data_digest)
+    if not study.trials and not (study.header and _is_same(study, space, data_digest)):
+        _begin(log, name, space, data_digest, run_digests)  # nothing was tried yet: nothing can be mixed up
         return
     if study.tainted:
         raise SharedFeaturesError(f"study {name!r} cannot go on: {study.tainted}; start another with --study NAME")
@@ -38,7 +42,7 @@ def open_study(log: EventLog, name: str, space: Space, data_digest: str, *, exte
         changes.append(f"prepared data: digest was {study.header['data_digest']}, is {data_digest}")
     asked = space.budget.trials
     if asked < study.budget and asked != study.header["trials"]:
-        changes.append(f"budget.trials: was {study.budget}, is {asked}; it can only grow, with --extend")
+        changes.append(f"budget.trials: was {study.budget}, is {asked}; it can only grow")
     elif asked > study.budget and not extend:
         changes.append(f"budget.trials: was {study.budget}, is {asked}; add --extend to allow that")
     if changes:
@@ -48,7 +52,13 @@ def open_study(log: EventLog, name: str, space: Space, data_digest: str, *, exte
         log.commit("extended", trials=asked)
 
 
-def _begin(log: EventLog, name: str, space: Space, data_digest: str) -> None:
+def _is_same(study: Study, space: Space, data_digest: str) -> bool:
+    header = study.header
+    known = (header["identity"], header["data_digest"], header["trials"])
+    return canonical_json(known) == canonical_json((space.identity(), data_digest, space.budget.trials))
+
+
+def _begin(log: EventLog, name: str, space: Space, data_digest: str, run_digests: Sequence[str]) -> None:
     log.commit(
         "header",
         format=1,
@@ -60,6 +70,7 @@ def _begin(log: EventLog, name: str, space: Space, data_digest: str) -> None:
         digest=space.digest,
         identity=space.identity(),
         data_digest=data_digest,
+        run_digests=list(run_digests),
         trials=space.budget.trials,
         seed=space.sampler.seed,
         versions={"python": platform.python_version(), **{name: metadata.version(name) for name in _LIBRARIES}},

@@ -62,8 +62,14 @@ class Journal:
                 draws=proposal.draws,
             )
             trial = study.trials[trial_id]
-        self.log.commit("started", trial=trial.trial_id, attempt=trial.attempt + 1)
-        return Assignment(trial.trial_id, trial.number, trial.attempt, trial.config)
+        return Assignment(trial.trial_id, trial.number, self.again(trial.trial_id), trial.config)
+
+    def again(self, trial_id: str) -> int:
+        """Record another attempt at a trial; return its number. A trial whose outcome is settled has no more."""
+        trial = self.log.study.trials[trial_id]
+        if not trial.is_ended:
+            self.log.commit("started", trial=trial_id, attempt=trial.attempt + 1)
+        return trial.attempt
 
     def report(self, trial_id: str, result: Mapping[str, Any]) -> str:
         """Judge and record what a worker reported; a report that is already recorded changes nothing.
@@ -78,7 +84,13 @@ class Journal:
             self.taint(result["tainted"])
             return STOP
         if result.get("failed"):
-            self.log.commit("ended", trial=trial.trial_id, state="failed", reason=result["failed"])
+            self.log.commit(
+                "ended",
+                trial=trial.trial_id,
+                state="failed",
+                reason=result["failed"],
+                traceback=result.get("traceback"),
+            )
             return FAIL
         epoch, metrics = int(result["epoch"]), result["metrics"]
         if epoch <= len(trial.epochs):

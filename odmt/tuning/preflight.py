@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -28,6 +28,8 @@ class Inputs(NamedTuple):
     digest: str
     feature_bytes: int
     sentences: list[str]
+    run_digests: Sequence[str] = ()
+    """What ``arrays_digest`` gives for each of the configurations that differ in what they read."""
 
 
 def prepared_inputs(home: Home, space: Space) -> Inputs:
@@ -48,11 +50,11 @@ def prepared_inputs(home: Home, space: Space) -> Inputs:
             key = (config.data, encoder)
             if key not in sizes:
                 sizes[key] = _store_bytes(home, config.data, encoder)
-                sentences.append(f"{modality_of(encoder)} features of {encoder.model}: {sizes[key] / 1e6:.0f} MB")
+                sentences.append(f"{modality_of(encoder)} features of {encoder.model}: {sizes[key] / 1e6:.1f} MB")
         digests.add(arrays_digest(home, config))
     ordered = sorted(digests)
     digest = ordered[0] if len(ordered) == 1 else hashlib.sha256(json.dumps(ordered).encode()).hexdigest()[:16]
-    return Inputs(digest, sum(sizes.values()), sentences)
+    return Inputs(digest, sum(sizes.values()), sentences, ordered)
 
 
 def _store_bytes(home: Home, data: DataConfig, encoder: TextEncoderConfig | ImageEncoderConfig) -> int:

@@ -82,9 +82,14 @@ class StudyScheduler(FIFOScheduler):
         return str(TrialScheduler.CONTINUE if going_on else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Record a worker that died, with what Tune knows of the reason."""
-        lines = str(trial.get_error() or "its worker process died").strip().splitlines()
-        self._journal.lost(trial.config["trial_id"], lines[-1] if lines else "its worker process died")
+        """Record a worker that died: a new attempt where Tune starts the trial again, else its end."""
+        own_id = trial.config["trial_id"]
+        if trial.should_recover():
+            # Tune calls this before it queues the trial again with this very mapping.
+            trial.config["attempt"] = self._journal.again(own_id)
+            return
+        lines = str(trial.get_error() or "").strip().splitlines()
+        self._journal.lost(own_id, f"its worker process died; {lines[-1]}" if lines else "its worker process died")
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return Shell, ()

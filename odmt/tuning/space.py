@@ -1,6 +1,5 @@
 """A search space: one YAML file that says what is searched, how, and for how long."""
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -138,8 +137,3 @@ def load_space(name_or_path: str, assignments: Sequence[str] = ()) -> Space:
     from odmt.tuning.space_loading import read_space
 
     return read_space(name_or_path, assignments)
-
-
-def with_trials(space: Space, trials: int) -> Space:
-    """Return the space with another number of trials."""
-    return dataclasses.replace(space, budget=BudgetConfig(trials=trials))

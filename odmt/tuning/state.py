@@ -46,6 +46,7 @@ class Trial:
     attempt: int = 0
     epochs: list[Epoch] = field(default_factory=list)
     reason: str | None = None
+    traceback: str | None = None
     started: float = 0.0
     ended: float = 0.0
 
@@ -108,8 +109,8 @@ def apply(study: Study, record: Mapping[str, Any]) -> None:
     """
     kind = record["kind"]
     if kind == "header":
-        if study.header:
-            raise ValueError("a second header")
+        if study.trials:
+            raise ValueError("a second header after the first trial")
         study.budget = record["trials"]
         study.header = record
         return
@@ -161,7 +162,9 @@ def _epoch(study: Study, record: Mapping[str, Any]) -> None:
 def _ended(study: Study, record: Mapping[str, Any]) -> None:
     if record["state"] not in ENDED:
         raise ValueError(f"unknown state {record['state']!r}")
-    _end(_open_trial(study, record), record["state"], record["reason"], record["time"])
+    trial = _open_trial(study, record)
+    trial.traceback = record.get("traceback")
+    _end(trial, record["state"], record["reason"], record["time"])
 
 
 def _extended(study: Study, record: Mapping[str, Any]) -> None:

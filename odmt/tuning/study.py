@@ -38,6 +38,8 @@ class StudyView:
     space_name: str
     dataset: str
     data_digest: str
+    run_digests: tuple[str, ...]
+    """What ``arrays_digest`` gave for the configurations of its trials."""
     trials: list[TrialView]
     finished: bool
     budget: int = 0
@@ -79,6 +81,7 @@ def view(name: str, study: Study, *, running: bool) -> StudyView:
         space_name=study.header["space"],
         dataset=study.header["dataset"],
         data_digest=study.header["data_digest"],
+        run_digests=tuple(study.header["run_digests"]),
         trials=[_trial_view(trial, running) for trial in study.trials.values()],
         finished=study.finished,
         budget=study.budget,

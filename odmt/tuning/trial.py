@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ray import tune
 
 from odmt.cluster.shared_features import SharedArrays, arrays_for, check_sample
@@ -62,9 +61,10 @@ def run_trial(assignment: Mapping[str, Any], job: TrialJob) -> None:
     except Exception as error:
         path = error_file(Path(job.study_folder), assignment["trial_id"])
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(traceback.format_exc(), encoding="utf-8")
+        text = traceback.format_exc()
+        path.write_text(text, encoding="utf-8")
         first_line = (str(error).splitlines() or [""])[0]
-        tune.report({"failed": f"{type(error).__name__}: {first_line} (traceback: {path})"})
+        tune.report({"failed": f"{type(error).__name__}: {first_line} (traceback: {path})", "traceback": text})
 
 
 def reports(assignment: Mapping[str, Any], job: TrialJob) -> Iterator[dict[str, Any]]:
@@ -86,9 +86,9 @@ def reports(assignment: Mapping[str, Any], job: TrialJob) -> Iterator[dict[str, 
         also_at=frozenset(rungs(job.scheduler, config.train.max_epochs)),
     )
     for result in job.runner(config, arrays, checkpoints=folder):
-        rng = np.random.default_rng([assignment["number"], result.epoch])
+        turn = assignment["number"] * config.train.max_epochs + result.epoch
         for features, checksums in checked:
-            check_sample(features, checksums, rng)
+            check_sample(features, checksums, turn)
         yield {
             "epoch": result.epoch,
             "metrics": {name: float(value) for name, value in result.metrics.items()},

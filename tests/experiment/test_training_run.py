@@ -8,10 +8,19 @@ from small_arrays import small_arrays, small_config
 from odmt.errors import ConfigError, NonFiniteError
 from odmt.evaluation.metrics import ranking_metrics
 from odmt.experiment.arrays import validation_floors
-from odmt.experiment.build import build_batches, build_model, load_model
+from odmt.experiment.build import (
+    build_batches,
+    build_evaluator,
+    build_model,
+    choose_device,
+    load_model,
+    validation_targets,
+)
 from odmt.experiment.run import training_run
 from odmt.features.ragged import RaggedFeatures
 from odmt.training.checkpoint import CheckpointFolder, load_weights
+from odmt.training.optim import make_optimizer
+from odmt.training.trainer import Step, fit
 
 CPU = torch.device("cpu")
 
@@ -90,6 +99,26 @@ def test_an_id_table_from_features_of_unequal_widths_is_refused(arrays):
         build_model(small_config(model={"id_init": "text+image"}), arrays, CPU)
 
 
+def test_scores_stay_in_full_precision_under_autocast(arrays):
+    """A bf16 run's metrics are those of its weights in float32: rounded scores would tie."""
+    config = small_config(train={"precision": "bf16", "max_epochs": 1})
+    model = build_model(config, arrays, CPU)
+    step = Step(model, make_optimizer(model.parameters(), config.train), config.train, config.distill)
+    evaluator = build_evaluator(config, arrays, validation_targets(arrays), CPU)
+    (done,) = fit(step, build_batches(config, arrays, CPU), evaluator.metrics, config.train)
+    assert done.valid == evaluator.metrics(model)
+    with step.autocast():
+        logits, _ = model.logits(next(iter(build_batches(config, arrays, CPU)(1))))
+    assert {branch.dtype for branch in logits} == {torch.float32}
+    real = logits.id[logits.id > -1e3]
+    assert not torch.equal(real, real.bfloat16().float())
+
+
+def test_a_device_that_is_not_there_is_named():
+    with pytest.raises(ConfigError, match="--device: 'nodevice' cannot be used here"):
+        choose_device("nodevice")
+
+
 def test_half_precision_is_refused_on_a_cpu(arrays):
     with pytest.raises(ConfigError, match="fp16 needs a GPU, the device is cpu"):
         next(training_run(small_config(train={"precision": "fp16"}), arrays, device="cpu"))
@@ -101,9 +130,6 @@ def test_bfloat16_trains_on_a_cpu_on_request(arrays):
 
 
 def test_two_accumulated_batches_give_the_mean_of_their_gradients(arrays):
-    from odmt.training.optim import make_optimizer
-    from odmt.training.trainer import Step
-
     config = small_config(
         train={"grad_clip": 1e9, "accumulate_batches": 2}, fusion={"dropout": 0.0}, sequence={"dropout": 0.0}
     )

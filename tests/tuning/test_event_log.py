@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from odmt.errors import EventLogError, StudyLockedError
+from odmt.errors import EventLogError, ServiceError, StudyLockedError
 from odmt.tuning.event_log import EventLog, encode, is_owned, read_log
 from odmt.tuning.state import Study, apply
 
@@ -134,6 +134,15 @@ def test_what_a_listener_raises_does_not_reach_the_search(tmp_path, caplog):
     assert read_log(tmp_path / "events.jsonl").budget == 3
 
 
+def test_a_record_that_cannot_follow_leaves_nothing(tmp_path):
+    with EventLog(tmp_path) as log:
+        log.commit("header", **HEADER)
+        before = log.path.read_bytes()
+        with pytest.raises(ValueError, match="trial nope is unknown"):
+            log.commit("started", trial="nope", attempt=1)
+        assert log.path.read_bytes() == before
+
+
 def test_a_full_disk_leaves_no_half_record(tmp_path, monkeypatch):
     with EventLog(tmp_path) as log:
         log.commit("header", **HEADER)
@@ -145,7 +154,8 @@ def test_a_full_disk_leaves_no_half_record(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(os, "write", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(ServiceError, match=r"events.jsonl: cannot be written: No space left on device") as caught:
             log.commit("proposed", trial="t0", number=0, **PROPOSAL)
+        assert log.failure is caught.value
         assert log.path.read_bytes() == before
         assert log.study.trials == {}

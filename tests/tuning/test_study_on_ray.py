@@ -12,6 +12,7 @@ import torch
 from fake_search import (
     LARGE_BYTES,
     SOURCE,
+    dying_runner,
     executed,
     failing_runner,
     fake_split,
@@ -105,6 +106,15 @@ def test_failures_end_a_trial_with_its_reason_and_the_search_goes_on(space, home
     assert [told[number].state for number in (1, 2, 3)] == [TrialState.FAIL] * 3
     pruned = {trial.number for trial in told if trial.state == TrialState.PRUNED}
     assert pruned == {trial.number for trial in study.trials if trial.state == "stopped"}
+
+
+def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint(space, home, on_ray):
+    small = load_space(str(space.path), ["budget.trials=3", "scheduler.name=none"])
+    study = run_study(small, home, "dying", options(dying_runner))
+    assert [trial.state for trial in study.trials] == ["completed"] * 3
+    assert [trial.attempts for trial in study.trials] == [1, 2, 1]
+    assert [epoch for trial, epoch, _ in executed(home, "dying") if trial == "t0001"] == [1, 2, 3, 4, 5, 6]
+    assert [epoch for epoch, _ in study.trials[1].epochs] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_write_to_shared_features_stops_the_study_for_good(space, home, on_ray):

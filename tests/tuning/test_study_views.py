@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import math
 from types import SimpleNamespace
@@ -13,15 +14,27 @@ from odmt.tuning.identity import open_study
 from odmt.tuning.journal import Journal
 from odmt.tuning.progress import StudyProgress, clock
 from odmt.tuning.search import StudyScheduler, StudySearch, StudyStopper, unflattened
-from odmt.tuning.space import load_space, with_trials
+from odmt.tuning.sections import BudgetConfig
+from odmt.tuning.space import load_space
 from odmt.tuning.state import METRIC
 from odmt.tuning.study import read_study
+
+
+def with_budget(space, trials):
+    return dataclasses.replace(space, budget=BudgetConfig(trials=trials))
 
 
 def begun(space, home, name="x"):
     log = EventLog(home.study(name))
     open_study(log, name, space, "digest", extend=False)
     return log, Journal(space, log)
+
+
+def tried(space, home):
+    """Leave a study behind that has one trial."""
+    log, journal = begun(space, home)
+    journal.next_assignment()
+    log.close()
 
 
 def report(epoch, value, checkpoint=None):
@@ -59,7 +72,7 @@ def test_an_unknown_study_lists_those_that_exist(space, home):
 
 
 def test_another_space_or_other_data_is_refused_with_a_diff(space, home):
-    begun(space, home)[0].close()
+    tried(space, home)
     other = load_space(str(space.path), ["train.batch_size=16", "train.weight_decay=0.5", "scheduler.grace_period=3"])
     with EventLog(home.study("x")) as log:
         with pytest.raises(StudyChangedError) as caught:
@@ -72,14 +85,22 @@ def test_another_space_or_other_data_is_refused_with_a_diff(space, home):
         assert "  - prepared data: digest was digest, is other" in lines
 
 
-def test_only_extend_raises_the_number_of_trials(space, home):
+def test_a_study_without_a_trial_may_be_begun_otherwise(space, home):
     begun(space, home)[0].close()
     with EventLog(home.study("x")) as log:
+        open_study(log, "x", with_budget(space, 3), "other", extend=False)
+        assert (log.study.budget, log.study.header["data_digest"]) == (3, "other")
+    assert read_study(home, "x").budget == 3
+
+
+def test_only_extend_raises_the_number_of_trials(space, home):
+    tried(space, home)
+    with EventLog(home.study("x")) as log:
         with pytest.raises(StudyChangedError, match=r"budget\.trials: was 8, is 9; add --extend"):
-            open_study(log, "x", with_trials(space, 9), "digest", extend=False)
+            open_study(log, "x", with_budget(space, 9), "digest", extend=False)
         with pytest.raises(StudyChangedError, match=r"budget\.trials: was 8, is 5; it can only grow"):
-            open_study(log, "x", with_trials(space, 5), "digest", extend=True)
-        open_study(log, "x", with_trials(space, 9), "digest", extend=True)
+            open_study(log, "x", with_budget(space, 5), "digest", extend=True)
+        open_study(log, "x", with_budget(space, 9), "digest", extend=True)
         assert log.study.budget == 9
         open_study(log, "x", space, "digest", extend=False)  # the command that began it still goes on
         assert log.study.budget == 9
@@ -100,6 +121,9 @@ def test_tune_is_told_what_the_journal_decides(space, home):
     log, journal = begun(space, home)
     search, scheduler, stopper = StudySearch(journal), StudyScheduler(journal), StudyStopper(journal)
     trials = [SimpleNamespace(config=search.suggest(f"tune{number}")) for number in range(3)]
+    trials[2].should_recover = lambda: True
+    scheduler.on_trial_error(None, trials[2])
+    assert trials[2].config["attempt"] == log.study.trials["t0002"].attempt == 2
     assert [trial.config["trial_id"] for trial in trials] == ["t0000", "t0001", "t0002"]
     assert trials[0].config["config"]["train"]["max_epochs"] == 6
 
@@ -151,7 +175,7 @@ def test_the_mirror_gets_the_same_live_and_from_the_log(space, home):
     MirrorListener(later).study_ended(log.study, 12.5)
     name, outcome, summary, when = later.calls[-1]
     assert (name, outcome, when) == ("study_ended", "killed", 12500)  # two of eight
-    assert (summary["trials_completed"], summary["trials_stopped"], summary[f"best/{METRIC}"]) == (1.0, 1.0, 0.5)
+    assert (summary["trials_completed"], summary["trials_stopped"], summary["best/ndcg_at_10"]) == (1.0, 1.0, 0.5)
     log.close()
 
 
