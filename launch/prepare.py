@@ -63,16 +63,19 @@ def _wanted(arguments: argparse.Namespace) -> "tuple[str, list[TextEncoderConfig
     """Return the data set and the encoders to prepare for."""
     from odmt.config import DataConfig, FeaturesConfig, ImageEncoderConfig, TextEncoderConfig, from_mapping
 
+    asked = arguments.dataset
+    if asked is not None:
+        from_mapping(DataConfig, {"dataset": asked}, "--dataset")
     name = arguments.space
-    if name is None and (CHECKOUT / "search_spaces" / f"{arguments.dataset or 'demo'}.yaml").is_file():
-        name = arguments.dataset or "demo"
+    if name is None and (CHECKOUT / "search_spaces" / f"{asked or 'demo'}.yaml").is_file():
+        name = asked or "demo"
     if name is not None:
         from odmt.tuning.space import load_space
 
         space = load_space(name)
         texts, images = space.encoders()
-        return arguments.dataset or space.base.data.dataset, texts, images
-    dataset = from_mapping(DataConfig, {"dataset": arguments.dataset or "demo"}, "--dataset").dataset
+        return asked or space.base.data.dataset, texts, images
+    dataset = asked or "demo"
     if arguments.tiny_encoders or dataset == "demo":
         from odmt.features.demo_encoders import TINY_IMAGE, TINY_TEXT
 

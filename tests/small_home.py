@@ -7,8 +7,9 @@ from small_arrays import ragged, small_config
 
 from odmt.config import TextEncoderConfig
 from odmt.data.interactions import Catalogue, Interactions, write_dataset
-from odmt.experiment.arrays import load_arrays
+from odmt.experiment.arrays import arrays_digest, load_arrays
 from odmt.experiment.run import training_run
+from odmt.home import Home
 from odmt.training.checkpoint import CheckpointFolder
 
 DATASET = "small"
@@ -32,6 +33,7 @@ def write_small_dataset(home, monkeypatch):
         return ragged(np.random.default_rng(int(is_text)), ITEMS, 6 if is_text else 7, 3)
 
     monkeypatch.setattr("odmt.experiment.arrays.load_features", features)
+    monkeypatch.setattr("odmt.experiment.arrays.items_digest", lambda *arguments: "sources")
     return sequences
 
 
@@ -59,5 +61,7 @@ def study_of(*trials, name="small"):
     finished = [trial for trial in trials if trial.state in ("completed", "stopped")]
     return SimpleNamespace(
         name=name, study_id=f"{name}-id", space_name=name, dataset=DATASET, data_digest="d1", trials=list(trials),
-        finished=True, best=max(finished, key=lambda trial: trial.best_value, default=None),
+        run_digests=tuple({arrays_digest(Home.from_environment(), trial.config) for trial in trials}),
+        tainted=None, budget=len(trials), finished=True,
+        best=max(finished, key=lambda trial: trial.best_value, default=None),
     )  # fmt: skip

@@ -173,6 +173,23 @@ def dataset_digest(folder: Path) -> str:
     return _pair_metadata(folder)[_DATASET_DIGEST].decode()
 
 
+def readable_digest(folder: Path) -> str | None:
+    """Return the digest of a data set that reads back; None if there is none, or what is there is cut off.
+
+    Raises:
+        DataError: a file was not written by odmt, so that it is not ours to replace.
+    """
+    try:
+        read_interactions(folder, read_catalogue(folder))
+        return dataset_digest(folder)
+    except MissingDataError:
+        return None
+    except DataError as error:
+        if error.__cause__ is None:  # only what Parquet could not read has one
+            raise
+        return None
+
+
 def dataset_exists(folder: Path) -> bool:
     """Return whether the folder holds a whole data set."""
     try:

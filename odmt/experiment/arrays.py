@@ -11,7 +11,7 @@ from odmt.data.interactions import dataset_digest, read_catalogue, read_interact
 from odmt.data.split import DevelopmentSplit, FullSplit, development_split, last_item_targets, split_interactions
 from odmt.evaluation.floors import floor_metrics
 from odmt.features.ragged import RaggedFeatures
-from odmt.features.store import feature_store_path, load_features
+from odmt.features.store import feature_store_path, items_digest, load_features
 from odmt.home import Home
 
 
@@ -65,15 +65,23 @@ def load_arrays(home: Home, config: RunConfig) -> TrialArrays:
 
 
 def arrays_digest(home: Home, config: RunConfig) -> str:
-    """Return a digest of the data set's content and of both encoders, for logs and a study's identity.
+    """Return a digest of all that a run reads, for logs and a study's identity.
+
+    It covers the interactions, the titles and pictures of the items that take part, both encoders, and the protocol.
 
     Raises:
         DataError: the data set is not prepared.
     """
+    dataset = config.data.dataset
+    rows = load_full_split(home, config.data).item_rows
+    catalogue = read_catalogue(home.dataset(dataset))
     encoders = (config.features.text, config.features.image)
-    stores = [feature_store_path(home, config.data.dataset, encoder).stem for encoder in encoders]
+    sources = [
+        (feature_store_path(home, dataset, encoder).stem, items_digest(home, dataset, encoder, catalogue, rows))
+        for encoder in encoders
+    ]
     protocol = [config.data.max_seq_len, config.data.min_seq_len, config.data.rank_repeat_targets]
-    parts = json.dumps([dataset_digest(home.dataset(config.data.dataset)), stores, protocol])
+    parts = json.dumps([dataset_digest(home.dataset(dataset)), sources, protocol])
     return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 

@@ -18,15 +18,18 @@ from odmt.config import ImageEncoderConfig, TextEncoderConfig
 from odmt.data import demo
 from odmt.data.interactions import (
     Catalogue,
+    Interactions,
     content_digest,
     dataset_digest,
     dataset_exists,
     prepare_command,
     read_catalogue,
     read_interactions,
+    readable_digest,
     write_atomically,
     write_dataset,
 )
+from odmt.data.ownership import owned, sweep
 from odmt.data.sources.amazon import picture_files, read_amazon
 from odmt.errors import DataError, FeatureStoreError, MissingDataError
 from odmt.features.extract import extract
@@ -96,17 +99,20 @@ def prepare(home: Home, plan: PreparePlan, on_stage: Callable[[StageReport], Non
 
     Raises:
         MissingDataError: the source, or an encoder, is not there.
-        DataError: the source is malformed, or pictures are missing or broken.
+        DataError: the source is malformed, pictures are missing or broken, or another process prepares the data set.
         FeatureStoreError: a store is unreadable, or what was written does not read back.
     """
     bodies = {"import": _import, "images": _images, "features": _features, "verify": _verify}
     reports = []
-    for stage in plan.stages:
-        started = time.perf_counter()
-        changed, summary = bodies[stage](home, plan)
-        reports.append(StageReport(stage, changed, summary, time.perf_counter() - started))
-        if on_stage:
-            on_stage(reports[-1])
+    folder = home.dataset(plan.dataset)
+    with owned(folder):
+        for stage in plan.stages:
+            started = time.perf_counter()
+            sweep(folder)
+            changed, summary = bodies[stage](home, plan)
+            reports.append(StageReport(stage, changed, summary, time.perf_counter() - started))
+            if on_stage:
+                on_stage(reports[-1])
     return reports
 
 
@@ -117,15 +123,15 @@ def _import(home: Home, plan: PreparePlan) -> tuple[bool, str]:
     source = _source(home, plan)
     if source is None:
         catalogue = read_catalogue(folder)
-        return False, _counted(folder, catalogue)
+        return False, _counted(read_interactions(folder, catalogue), catalogue)
     interactions, catalogue, _ = read_amazon(source)
-    changed = not dataset_exists(folder) or dataset_digest(folder) != content_digest(interactions, catalogue)
+    changed = readable_digest(folder) != content_digest(interactions, catalogue)
     if changed:
         write_dataset(folder, interactions, catalogue)
     stamp = json.dumps({"source": str(source)}).encode()
     if not (folder / SOURCE_FILE).is_file() or (folder / SOURCE_FILE).read_bytes() != stamp:
         write_atomically(folder / SOURCE_FILE, stamp)
-    return changed, _counted(folder, catalogue)
+    return changed, _counted(interactions, catalogue)
 
 
 def _source(home: Home, plan: PreparePlan) -> Path | None:
@@ -154,8 +160,7 @@ def _source(home: Home, plan: PreparePlan) -> Path | None:
     )
 
 
-def _counted(folder: Path, catalogue: Catalogue) -> str:
-    interactions = read_interactions(folder, catalogue)
+def _counted(interactions: Interactions, catalogue: Catalogue) -> str:
     users, actions = len(interactions.users), len(interactions.items)
     return f"{users:,} users, {len(catalogue.item_ids):,} items, {actions:,} interactions"
 

@@ -3,15 +3,17 @@
 A read is identified by study, trial, checkpoint and data: asking again for the same one answers from the log.
 """
 
+import contextlib
 import fcntl
 import getpass
 import json
+import logging
 import os
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from odmt.config import RunConfig
 from odmt.data.split import FullSplit, Targets, development_split, last_item_targets
@@ -22,6 +24,8 @@ from odmt.experiment.build import choose_device, evaluate_model, load_model
 from odmt.home import Home
 
 LOG_NAME = "sealed_test_reads.jsonl"
+
+_log = logging.getLogger(__name__)
 
 
 class SealedTest(NamedTuple):
@@ -66,19 +70,21 @@ def read_sealed_test(
         "checkpoint": checkpoint.name,
         "data_digest": digest,
     }
-    for entry in read_log(log):
-        if entry["event"] == "result" and identity.items() <= entry.items():
-            return SealedTest(entry["metrics"], entry["floors"], count_reads(log), reused=True)
-    arrays = load_arrays(home, config)
-    device = str(choose_device())
-    model = load_model(config, arrays, checkpoint, device)
-    full = load_full_split(home, config.data)
-    _append(log, {"event": "read", **identity, **_who()})
-    targets = sealed_targets(full)
-    metrics = evaluate_model(model, config, arrays, targets, device)
-    floors = sealed_floors(full, targets, rank_repeat_targets=config.data.rank_repeat_targets)
-    _append(log, {"event": "result", **identity, **_who(), "metrics": metrics, "floors": floors})
-    return SealedTest(metrics, floors, count_reads(log), reused=False)
+    # Held until the result stands: of two promotes of one trial the second finds it instead of reading again.
+    with _opened(log) as file:
+        for entry in read_log(log):
+            if entry["event"] == "result" and identity.items() <= entry.items():
+                return SealedTest(entry["metrics"], entry["floors"], count_reads(log), reused=True)
+        arrays = load_arrays(home, config)
+        device = str(choose_device())
+        model = load_model(config, arrays, checkpoint, device)
+        full = load_full_split(home, config.data)
+        _append(file, {"event": "read", **identity, **_who()})
+        targets = sealed_targets(full)
+        metrics = evaluate_model(model, config, arrays, targets, device)
+        floors = sealed_floors(full, targets, rank_repeat_targets=config.data.rank_repeat_targets)
+        _append(file, {"event": "result", **identity, **_who(), "metrics": metrics, "floors": floors})
+        return SealedTest(metrics, floors, count_reads(log), reused=False)
 
 
 def sealed_targets(full: FullSplit) -> Targets:
@@ -98,10 +104,10 @@ def sealed_floors(
 
 
 def read_log(log: Path) -> list[dict[str, Any]]:
-    """Return the log's entries, oldest first.
+    """Return the log's entries, oldest first; a torn last line, a writer's death, is none.
 
     Raises:
-        DataError: a line is not an entry; names it.
+        DataError: a whole line is not an entry; names it.
     """
     return list(_entries(log))
 
@@ -114,29 +120,49 @@ def count_reads(log: Path) -> int:
 def _entries(log: Path) -> Iterator[dict[str, Any]]:
     if not log.exists():
         return
-    for number, line in enumerate(log.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            entry = json.loads(line)
-            entry["event"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{log}:{number}: not an entry of the sealed test's log: {line[:80]!r}") from error
-        yield entry
+    for number, line in enumerate(log.read_bytes().splitlines(keepends=True), start=1):
+        entry = _parsed(line)
+        if entry is not None:
+            yield entry
+        elif line.endswith(b"\n"):
+            shown = line[:80].decode(errors="replace").rstrip()
+            raise DataError(f"{log}:{number}: not an entry of the sealed test's log: {shown!r}")
 
 
-def _append(log: Path, entry: dict[str, Any]) -> None:
-    """Write one whole line and sync it: what follows may be killed."""
-    line = json.dumps(entry, ensure_ascii=False) + "\n"
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        entry: dict[str, Any] = json.loads(line)
+        entry["event"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return entry
+
+
+@contextlib.contextmanager
+def _opened(log: Path) -> Iterator[BinaryIO]:
+    """Open the log and hold its lock."""
     with open(log, "a+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if file.tell() and _last_byte(file.fileno(), file.tell()) != b"\n":
-            line = "\n" + line
-        file.write(line.encode())
-        file.flush()
-        os.fsync(file.fileno())
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _log.warning("another process reads the sealed test of %s; waiting for it", log.parent.name)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
 
 
-def _last_byte(descriptor: int, size: int) -> bytes:
-    return os.pread(descriptor, 1, size - 1)
+def _append(file: BinaryIO, entry: dict[str, Any]) -> None:
+    """Write one whole line and sync it: what follows may be killed. A torn line before it is cut off."""
+    file.seek(0)
+    content = file.read()
+    tail = content[content.rfind(b"\n") + 1 :]
+    line = (json.dumps(entry, ensure_ascii=False) + "\n").encode()
+    if tail and _parsed(tail) is None:
+        file.truncate(len(content) - len(tail))
+    elif tail:  # only its newline is missing
+        line = b"\n" + line
+    file.write(line)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _who() -> dict[str, str]:

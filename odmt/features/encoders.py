@@ -6,6 +6,7 @@ Shape letters, used as name suffixes in this file:
 
 import contextlib
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,9 @@ from PIL import Image
 from odmt.config import ImageEncoderConfig, TextEncoderConfig
 from odmt.errors import ConfigError, DataError, MissingDataError
 from odmt.features.store import EncoderConfig, modality_of, model_folder
+
+# Weights that no kept hidden state depends on; folders saved without them are fine.
+_UNUSED_WEIGHTS = re.compile(r"(^|\.)(pooler|post_layernorm|visual_projection)\.")
 
 
 class TokenizedTitles(NamedTuple):
@@ -53,13 +57,14 @@ class TextEncoder:
 
         Raises:
             MissingDataError: the model is neither in the folder nor can it be fetched; says where to put it.
+            DataError: the folder is no model, or its weights are cut off, incomplete or of other shapes.
             ConfigError: the model has no such layer or takes fewer tokens.
         """
         from transformers import AutoModel, AutoTokenizer
 
         with _loading(config, dataset_folder) as (where, options):
             self._tokenizer = AutoTokenizer.from_pretrained(where, **options)
-            self._model = AutoModel.from_pretrained(where, **options)
+            self._model = _whole(AutoModel, where, options)
         self._config = config
         self.max_tokens = config.max_tokens
         self.width, self.commit = _settle(self._model, config)
@@ -96,6 +101,7 @@ class ImageEncoder:
 
         Raises:
             MissingDataError: the model is neither in the folder nor can it be fetched; says where to put it.
+            DataError: the folder is no model, or its weights are cut off, incomplete or of other shapes.
             ConfigError: the model has no such layer, another image size, or no processor of its own.
         """
         from transformers import AutoConfig, AutoImageProcessor, AutoModel, CLIPVisionModel
@@ -105,7 +111,7 @@ class ImageEncoder:
             if kind == "vit_mae":
                 raise ConfigError("features.image", [f"model: {config.model} shuffles its tokens; take a plain ViT"])
             loader = CLIPVisionModel if kind in ("clip", "clip_vision_model") else AutoModel
-            self._model = loader.from_pretrained(where, **options)
+            self._model = _whole(loader, where, options)
             self._mean, self._deviation = np.full(3, 0.5), np.full(3, 0.5)
             if config.normalisation == "processor":
                 processor = AutoImageProcessor.from_pretrained(where, **options)
@@ -144,6 +150,22 @@ def load_encoder(config: EncoderConfig, dataset_folder: Path) -> TextEncoder | I
     return ImageEncoder(config, dataset_folder)
 
 
+def _whole(loader: Any, where: str, options: dict[str, Any]) -> Any:
+    """Load a model; transformers itself fills weights that it does not find with random numbers.
+
+    Raises:
+        DataError: weights that the features depend on are missing or have another shape.
+    """
+    model, found = loader.from_pretrained(where, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    mismatched = {name for name, *_ in found["mismatched_keys"]}
+    for how, names in (("lack", found["missing_keys"]), ("have another shape of", mismatched)):
+        needed = sorted(name for name in names if not _UNUSED_WEIGHTS.search(name))
+        if needed:
+            more = f" and {len(needed) - 3} more" if len(needed) > 3 else ""
+            raise DataError(f"{where}: its weights {how} {', '.join(needed[:3])}{more}; fetch the whole model")
+    return model
+
+
 def _settle(model: Any, config: EncoderConfig) -> tuple[int, str | None]:
     """Freeze a model on the best device; return its width and, of a hub model, the commit."""
     import torch
@@ -159,12 +181,17 @@ def _settle(model: Any, config: EncoderConfig) -> tuple[int, str | None]:
 @contextlib.contextmanager
 def _loading(config: EncoderConfig, dataset_folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Give what ``from_pretrained`` needs, and turn its many errors into one sentence."""
+    from safetensors import SafetensorError
+
     folder = model_folder(config, dataset_folder)
     options = {"local_files_only": True} if folder else {"revision": config.revision}
     kind = modality_of(config)
     try:
         with quiet_transformers():
             yield str(folder or config.model), options
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(f"{folder or config.model}: its weights cannot be read: {reason}; fetch them again") from error
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if folder:

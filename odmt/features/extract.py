@@ -129,20 +129,15 @@ def fill_store(
         label: word for the progress bar.
 
     Returns:
-        How many were computed. A run that is cut off keeps its finished batches; the next one goes on from there.
+        How many were computed. A run that is cut off keeps its finished batches; the next one goes on from there,
+        unless the encoder has become another one since: then everything is computed again.
     """
-    pending = list(wanted)
-    if path.exists():
-        with RecordFile(path) as store:
-            manifest = checked_manifest(store)
-            with store.view() as view:
-                pending = [item for item in wanted if view.head(item, DIGEST_BYTES) != wanted[item]]
-        if not pending and manifest["complete"] and manifest["items"] == len(wanted):
-            return 0
-        if not pending:
+    former, pending = _former(path, wanted)
+    if former and not pending:
+        if not former["complete"] or former["items"] != len(wanted):
             with RecordFile(path, write=True) as store:
-                store.write({}, manifest | {"complete": True, "items": len(wanted)})
-            return 0
+                store.write({}, former | {"complete": True, "items": len(wanted)})
+        return 0
     loaded = load()
     manifest = {
         **what,
@@ -153,15 +148,34 @@ def fill_store(
         "items": len(wanted),
         "complete": False,
     }
+    # A hub model without a revision may have moved on: features of two commits never lie side by side.
+    mixed = former is not None and any(former[name] != manifest[name] for name in ("commit", "width", "max_tokens"))
+    if mixed:
+        pending = list(wanted)
     starts = range(0, len(pending), BATCH_ITEMS)
     with RecordFile(path, write=True) as store:
+        store.write(
+            {}, manifest, drop_others=mixed
+        )  # before the first batch, so that a kill in it leaves a store of ours
         for start in progress(starts, len(starts), label):
             items = pending[start : start + BATCH_ITEMS]
             features = loaded.encode(items)
             records = {item: _record(item, wanted[item], array) for item, array in zip(items, features, strict=True)}
-            store.write(records, manifest)
+            store.write(records)
         store.write({}, manifest | {"complete": True})
     return len(pending)
+
+
+def _former(path: Path, wanted: Mapping[str, bytes]) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return a store's manifest (None: it holds nothing yet) and the items to compute: new or of another source."""
+    if not path.exists() or path.stat().st_size == 0:
+        return None, list(wanted)
+    with RecordFile(path) as store:
+        if store.is_empty:
+            return None, list(wanted)
+        manifest = checked_manifest(store)
+        with store.view() as view:
+            return manifest, [item for item in wanted if view.head(item, DIGEST_BYTES) != wanted[item]]
 
 
 def _record(item: str, digest: bytes, features: np.ndarray) -> bytes:

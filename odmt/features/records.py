@@ -30,7 +30,8 @@ class RecordFile:
             write: open for writing.
 
         Raises:
-            FeatureStoreError: the file is missing, cut off, or no LMDB file of ours.
+            FeatureStoreError: the file is missing, empty, cut off, or no LMDB file of ours. A file without any record
+                is ours: a writer was stopped before its first transaction.
         """
         self.path = path
         foreign = path.exists()
@@ -38,6 +39,8 @@ class RecordFile:
             raise FeatureStoreError(f"{path}: does not exist")
         if foreign and not path.is_file():
             raise FeatureStoreError(f"{path}: is not a file")
+        if not write and path.stat().st_size == 0:
+            raise FeatureStoreError(f"{path}: is empty")
         if write:
             path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -48,15 +51,15 @@ class RecordFile:
         except (lmdb.Error, OSError) as error:
             raise _unreadable(path, error) from error
         if foreign:
-            self._check(write)
+            self._check()
 
-    def _check(self, write: bool) -> None:
+    def _check(self) -> None:
         # Reading past the end of a cut-off file would kill the process with SIGBUS.
         try:
             needed = (self._lmdb.info()["last_pgno"] + 1) * self._lmdb.stat()["psize"]
             if self.path.stat().st_size < needed:
                 raise FeatureStoreError(f"{self.path}: is cut off: {self.path.stat().st_size} of {needed} bytes")
-            if not write or self._lmdb.stat()["entries"]:
+            if not self.is_empty:
                 self.manifest()
         except lmdb.Error as error:
             self.close()
@@ -77,12 +80,19 @@ class RecordFile:
         """Close the file."""
         self._lmdb.close()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no record, not even a manifest."""
+        return not self._lmdb.stat()["entries"]
+
     def manifest(self) -> dict[str, Any]:
         """Return the manifest.
 
         Raises:
-            FeatureStoreError: there is none, or it is not a JSON mapping: not a file of ours.
+            FeatureStoreError: the file is empty, or holds no JSON mapping in that place: not a file of ours.
         """
+        if self.is_empty:
+            raise FeatureStoreError(f"{self.path}: is empty")
         with self._lmdb.begin() as transaction:
             content = transaction.get(_MANIFEST_KEY)
         try:
@@ -102,8 +112,15 @@ class RecordFile:
         except lmdb.Error as error:
             raise _unreadable(self.path, error) from error
 
-    def write(self, records: Mapping[str, bytes], manifest: Mapping[str, Any] | None = None) -> None:
+    def write(
+        self, records: Mapping[str, bytes], manifest: Mapping[str, Any] | None = None, *, drop_others: bool = False
+    ) -> None:
         """Add or replace records, and the manifest if one is given, in one transaction.
+
+        Args:
+            records: content by key.
+            manifest: the new manifest; None = leave it as it is.
+            drop_others: delete everything that the file held before.
 
         Raises:
             FeatureStoreError: the disk is full or the file cannot be written.
@@ -115,6 +132,8 @@ class RecordFile:
             while True:
                 try:
                     with self._lmdb.begin(write=True) as transaction:
+                        if drop_others:
+                            transaction.drop(self._lmdb.open_db(txn=transaction), delete=False)
                         for key in sorted(items):
                             transaction.put(key, items[key])
                     return

@@ -17,7 +17,7 @@ import numpy as np
 from odmt.config import ImageEncoderConfig, TextEncoderConfig, to_mapping
 from odmt.data.interactions import Catalogue, prepare_command, read_interactions
 from odmt.errors import FeatureStoreError, MissingDataError
-from odmt.features.images import DIGEST_BYTES, digest_of, image_digests
+from odmt.features.images import DIGEST_BYTES, IMAGES_FILE, digest_of, image_digests
 from odmt.features.ragged import RaggedFeatures
 from odmt.features.records import RecordFile, View
 from odmt.home import Home
@@ -85,6 +85,31 @@ def source_digests(home: Home, dataset: str, encoder: EncoderConfig, catalogue: 
     if isinstance(encoder, ImageEncoderConfig):
         return image_digests(home.dataset(dataset))
     return {item: digest_of(title.encode()) for item, title in zip(*catalogue, strict=True)}
+
+
+def items_digest(home: Home, dataset: str, encoder: EncoderConfig, catalogue: Catalogue, rows: np.ndarray) -> str:
+    """Return a hex digest over what some items' features are made from: their titles or stored pictures, in order.
+
+    Args:
+        home: the root of all data.
+        dataset: name of the data set.
+        encoder: tells the modality only; no encoder is loaded.
+        catalogue: the data set's items.
+        rows: catalogue rows that count.
+
+    Raises:
+        MissingDataError: there is no image store; names the command.
+        FeatureStoreError: the image store is unreadable, or lacks a picture of one of the items.
+    """
+    used = Catalogue([catalogue.item_ids[row] for row in rows], [catalogue.titles[row] for row in rows])
+    digests = source_digests(home, dataset, encoder, used)
+    total = hashlib.sha256()
+    for item in used.item_ids:
+        if item not in digests:
+            path = home.dataset(dataset) / IMAGES_FILE
+            raise FeatureStoreError(f"{path}: holds no picture of item {item!r}; run: {prepare_command(dataset)}")
+        total.update(digests[item])
+    return total.hexdigest()[:16]
 
 
 def load_features(

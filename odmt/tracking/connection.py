@@ -6,6 +6,7 @@ one that exists 1 s, one ``log_batch`` 0.01 s. So MLflow is imported inside func
 
 import contextlib
 import fcntl
+import glob
 import logging
 import os
 from collections.abc import Iterator
@@ -50,6 +51,7 @@ def connect(home: Home) -> "MlflowClient":
     uri = home.tracking_uri
     try:
         with _one_at_a_time(uri):
+            _make_database(uri)
             from mlflow.tracking import MlflowClient
 
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -111,8 +113,37 @@ def _one_at_a_time(uri: str) -> Iterator[None]:
     if not uri.startswith(_SQLITE):
         yield
         return
-    database = Path(uri.removeprefix(_SQLITE))
+    database = _database(uri)
     database.parent.mkdir(parents=True, exist_ok=True)
     with open(database.with_name(database.name + ".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _make_database(uri: str) -> None:
+    """Make a missing SQLite database aside and move it into place; call under the lock.
+
+    Migrations killed midway leave tables that no later start gets past, so only a finished database gets the name.
+    """
+    if not uri.startswith(_SQLITE):
+        return
+    database = _database(uri)
+    for left in database.parent.glob(
+        f"{glob.escape(database.name)}.[0-9]*.tmp*"
+    ):  # its maker is dead: the lock is ours
+        left.unlink()
+    if database.exists() and database.stat().st_size:
+        return
+    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
+
+    aside = database.with_name(f"{database.name}.{os.getpid()}.tmp")
+    engine = create_sqlalchemy_engine(f"{_SQLITE}{aside}")
+    try:
+        _initialize_tables(engine)
+    finally:
+        engine.dispose()
+    os.replace(aside, database)
+
+
+def _database(uri: str) -> Path:
+    return Path(uri.removeprefix(_SQLITE).partition("?")[0])

@@ -1,17 +1,14 @@
 """What the mirror's worker thread sends: every request is such that sending it again changes nothing."""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from odmt.home import Home
+from odmt.tracking.checkpoint_files import send_checkpoint
 from odmt.tracking.connection import connect, experiment_id
 from odmt.tracking.events import Event, Study, StudyEnded, TrialEnded, TrialEpoch, TrialStarted
-from odmt.tracking.values import best_name, chunks, nested, split_finite
+from odmt.tracking.values import best_name, chunks, split_finite
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -21,9 +18,8 @@ METRICS_A_REQUEST, PARAMS_A_REQUEST = 1000, 100
 TAG_LENGTH, PARAM_LENGTH = 5000, 6000
 EPOCH_KEY = "epoch"
 STATUSES = {"completed": "FINISHED", "stopped": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
-CHECKPOINT_FILES = ("weights.safetensors", "meta.json")
-
-_log = logging.getLogger(__name__)
+RUNNING = "running"
+UNFINISHED = ("killed", RUNNING)
 
 
 @dataclass
@@ -39,8 +35,13 @@ class _TrialRun:
 class Delivery:
     """One connection that turns events into requests; finds by tag what an earlier process already sent."""
 
-    def __init__(self, home: Home, study: Study) -> None:
+    def __init__(self, home: Home, study: Study, *, reopens: bool = True) -> None:
         """Connect, and find or make the experiment and the parent run.
+
+        Args:
+            home: where MLflow is.
+            study: what the parent run says.
+            reopens: a trial that goes on makes an ended parent run RUNNING again.
 
         Raises:
             ServiceError: MLflow cannot be reached.
@@ -56,10 +57,13 @@ class Delivery:
             else:
                 parent = run
         tags = {"odmt.study": study.name, "odmt.study_id": study.study_id, **study.tags}
+        self._made_parent = parent is None
         if parent is None:
             parent = self._client.create_run(self._experiment_id, tags=tags, run_name=study.name)
         self.parent_run_id = str(parent.info.run_id)
-        self._running = parent.info.status == "RUNNING"
+        self._open = parent.info.status == "RUNNING"
+        self._reopens = reopens
+        self._completed = parent.info.status == "FINISHED" and parent.data.tags.get("odmt.outcome") == "completed"
         known = parent.data.params
         self._send(
             self.parent_run_id,
@@ -72,10 +76,16 @@ class Delivery:
             },
         )
 
-    @property
-    def experiment_id(self) -> str:
-        """The id of the study's experiment."""
-        return self._experiment_id
+    def look_again(self) -> None:
+        """Find trials' runs whose making was answered to nobody; call after an outage."""
+        for run in find_runs(self._client, self._experiment_id, self._study.study_id):
+            if trial_id := run.data.tags.get("odmt.trial"):
+                self._trials.setdefault(trial_id, _seen(run))
+
+    def end_parent_if_made(self, at_ms: int) -> None:
+        """End the parent run where this connection made it: no search is at work that would."""
+        if self._made_parent:
+            self._client.set_terminated(self.parent_run_id, "FINISHED", at_ms)
 
     def run_id(self, trial_id: str) -> str:
         """Return the run of a trial that was sent."""
@@ -109,16 +119,20 @@ class Delivery:
             )
             run = self._trials[event.trial_id] = _TrialRun(str(made.info.run_id), complete=False)
         elif not run.complete:
-            self._client.update_run(run.run_id, status="RUNNING")
+            self._reopen(run.run_id)
         run.params = event.params
         if run.complete:
             return
-        if not self._running:
-            self._client.update_run(self.parent_run_id, status="RUNNING")
-            self._running = True
+        if self._reopens and not self._open:
+            self._reopen(self.parent_run_id)
+            self._open, self._completed = True, False
         missing = {name: value for name, value in event.params.items() if name not in run.known_params}
         self._send(run.run_id, params=missing)
         run.known_params |= missing.keys()
+
+    def _reopen(self, run_id: str) -> None:
+        self._client.update_run(run_id, status="RUNNING")
+        self._client.set_tag(run_id, "odmt.outcome", RUNNING)
 
     def _epochs(self, events: Sequence[TrialEpoch]) -> None:
         run = self._trials[events[0].trial_id]
@@ -148,33 +162,19 @@ class Delivery:
         best = [Metric(best_name(name), value, event.at_ms, run.last_epoch) for name, value in finite.items()]
         tags = _dropped_tag(run.dropped)
         if event.outcome in ("completed", "stopped"):
-            tags["odmt.checkpoint"] = self._send_checkpoint(run, event.checkpoint)
-        elif event.reason:
-            tags["odmt.reason"] = event.reason.strip().splitlines()[-1]
+            tags["odmt.checkpoint"] = send_checkpoint(self._client, run.run_id, event.checkpoint, run.params)
+        elif event.reason and (lines := event.reason.strip().splitlines()):
+            tags["odmt.reason"] = lines[-1].strip()  # of a traceback the error; error.txt holds it all
             self._client.log_text(run.run_id, event.reason, "error.txt")
         self._send(run.run_id, metrics=best, tags=tags)
         # The outcome says "complete": it goes last.
         self._client.set_terminated(run.run_id, STATUSES[event.outcome], event.at_ms)
         self._client.set_tag(run.run_id, "odmt.outcome", event.outcome)
-        run.complete = event.outcome != "killed"
-
-    def _send_checkpoint(self, run: _TrialRun, checkpoint: Path | None) -> str:
-        if checkpoint is None:
-            return "none"
-        there = {Path(item.path).name: item.file_size for item in self._client.list_artifacts(run.run_id, "checkpoint")}
-        for name in CHECKPOINT_FILES:
-            file = checkpoint / name
-            if not file.is_file():
-                _log.warning("checkpoint %s holds no %s: it is not sent to MLflow", checkpoint, name)
-                return f"missing {name}"
-            if there.get(name) != file.stat().st_size:
-                self._client.log_artifact(run.run_id, str(file), "checkpoint")
-        text = yaml.safe_dump(nested(run.params), sort_keys=False)
-        if there.get("config.yaml") != len(text.encode()):
-            self._client.log_text(run.run_id, text, "checkpoint/config.yaml")
-        return "sent"
+        run.complete = event.outcome not in UNFINISHED
 
     def _end_study(self, event: StudyEnded) -> None:
+        if self._completed and event.outcome == "completed":
+            return  # the same study again, and no trial of it went on
         from mlflow.entities import Metric
 
         finite, dropped = split_finite(event.summary)
@@ -183,9 +183,10 @@ class Delivery:
             for run in self._trials.values():
                 if not run.complete:
                     self._client.set_terminated(run.run_id, "KILLED", event.at_ms)
+                    self._client.set_tag(run.run_id, "odmt.outcome", "killed")
         self._send(self.parent_run_id, metrics=metrics, tags={**_dropped_tag(dropped), "odmt.outcome": event.outcome})
         self._client.set_terminated(self.parent_run_id, STATUSES[event.outcome], event.at_ms)
-        self._running = False
+        self._open, self._completed = False, event.outcome == "completed"
 
     def _send(
         self,
@@ -223,7 +224,7 @@ def _seen(run: "Run") -> _TrialRun:
     dropped = run.data.tags.get("odmt.non_finite", "")
     return _TrialRun(
         str(run.info.run_id),
-        complete=outcome is not None and outcome != "killed",
+        complete=outcome is not None and outcome not in UNFINISHED,
         last_epoch=int(run.data.metrics.get(EPOCH_KEY, 0)),
         dropped=dropped.split("; ") if dropped else [],
         known_params=set(run.data.params),

@@ -46,7 +46,7 @@ def ensure_run(home: Home, trial: PromotedTrial) -> str:
     """
     tags = {"odmt.data_digest": trial.data_digest, "odmt.code_version": code_version()}
     study = Study(trial.config.data.dataset, trial.study, trial.study_id, tags, {})
-    delivery = Delivery(home, study)
+    delivery = Delivery(home, study, reopens=False)
     now = int(time.time() * 1000)
     best = next(metrics for epoch, metrics in trial.epochs if epoch == trial.best_epoch)
     events: list[Event] = [
@@ -55,6 +55,7 @@ def ensure_run(home: Home, trial: PromotedTrial) -> str:
         TrialEnded(trial.trial_id, trial.outcome, best, trial.checkpoint, None, now),
     ]
     delivery.send(events)
+    delivery.end_parent_if_made(now)
     return delivery.run_id(trial.trial_id)
 
 

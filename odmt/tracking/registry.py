@@ -68,17 +68,6 @@ def model_name(dataset: str) -> str:
     return f"odmt-{dataset}"
 
 
-def find_version(home: Home, dataset: str, *, study_id: str, trial_id: str, checkpoint: str) -> str | None:
-    """Return the version that a trial's checkpoint is registered as, if it is.
-
-    Raises:
-        ServiceError: MLflow cannot be reached.
-    """
-    client = connect(home)
-    found = _same(client, model_name(dataset), _identity(study_id, trial_id, checkpoint))
-    return None if found is None else str(found.version)
-
-
 def register_champion(home: Home, candidate: Candidate) -> Registered:
     """Register a trial's checkpoint and move the alias ``champion`` to it; the former one becomes ``previous``.
 
@@ -143,6 +132,10 @@ def load_champion(home: Home, name: str, alias: str = CHAMPION) -> Any:
             return mlflow.pyfunc.load_model(uri, suppress_warnings=True)
     except MlflowException as error:
         if error.get_http_status_code() in (400, 404):
+            if (version := _version_of(client, uri)) and (folder := _lost_files(client, version)):
+                raise CheckpointError(
+                    f"{uri}: its files are gone from {folder}; python launch/promote.py STUDY registers the trial anew"
+                ) from error
             raise CheckpointError(f"{uri}: {error.message}; python launch/promote.py STUDY makes a champion") from error
         raise unreachable(home.tracking_uri, error) from error
 
@@ -161,10 +154,43 @@ def _identity(study_id: str, trial_id: str, checkpoint: str) -> dict[str, str]:
 
 
 def _same(client: "MlflowClient", name: str, identity: Mapping[str, str]) -> "ModelVersion | None":
+    """Find the version of an identity; one whose files are gone does not count."""
     for version in client.search_model_versions(f"name = '{name}'"):
-        if identity.items() <= version.tags.items():
+        if identity.items() <= version.tags.items() and _lost_files(client, version) is None:
             return version
     return None
+
+
+def _lost_files(client: "MlflowClient", version: "ModelVersion") -> str | None:
+    """Return the folder where a version's files should be and are not; None where all are there."""
+    from mlflow.exceptions import MlflowException
+
+    from odmt.tracking.recommender import PACKAGE_FILES
+
+    model_id = str(version.source).removeprefix("models:/")  # version.model_id is None for what a search found
+    try:
+        folder = str(client.get_logged_model(model_id).artifact_location)
+    except MlflowException as error:
+        if error.get_http_status_code() == 404:
+            return str(version.source)
+        raise
+    listed = [item for part in (None, "artifacts") for item in client.list_logged_model_artifacts(model_id, part)]
+    wanted = {"MLmodel", *(f"artifacts/{name}" for name in PACKAGE_FILES)}
+    return folder.removeprefix("file://") if wanted - {item.path for item in listed} else None
+
+
+def _version_of(client: "MlflowClient", uri: str) -> "ModelVersion | None":
+    """Return what ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION`` means; None where there is none."""
+    from mlflow.exceptions import MlflowException
+
+    name, alias_mark, alias = uri.removeprefix("models:/").rpartition("@")
+    try:
+        if alias_mark:
+            return client.get_model_version_by_alias(name, alias)
+        name, _, number = uri.removeprefix("models:/").rpartition("/")
+        return client.get_model_version(name, number)
+    except MlflowException:
+        return None
 
 
 def _register(

@@ -17,6 +17,7 @@ from odmt.tracking.events import Event, Study, StudyEnded, TrialEnded, TrialEpoc
 
 EVENTS_A_TURN = 200
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 60.0
+LAST_TRY_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ class RunMirror:
         self._wake = threading.Condition()
         self._closing = False
         self._deadline = 0.0
+        self._away = False
+        self._gave_up = False
         self._delivery: Delivery | None = None
         self._dropped = 0
         self._thread: threading.Thread | None = None
@@ -70,9 +73,10 @@ class RunMirror:
         """
         try:
             self._delivery = Delivery(self._home, self._study)
-        except ServiceError:
-            raise
         except Exception as error:
+            self._away = True
+            if isinstance(error, ServiceError):
+                raise
             raise unreachable(self.url, error) from error
         finally:
             self._thread = threading.Thread(target=self._work, name="odmt-mlflow", daemon=True)
@@ -103,7 +107,7 @@ class RunMirror:
         self._put(StudyEnded(outcome, dict(summary), ended_ms))
 
     def close(self, timeout_seconds: float = 60) -> int:
-        """Send what is queued, within a time.
+        """Send what is queued, within a time; a server that is away already gets one more try of a few seconds.
 
         Returns:
             Events that have not arrived; 0 = all sent.
@@ -112,8 +116,13 @@ class RunMirror:
             self._closing = True
             self._deadline = time.monotonic() + timeout_seconds
             self._wake.notify_all()
+            if self._thread is not None and self._events and self._away:
+                last_try = min(timeout_seconds, LAST_TRY_SECONDS)
+                if not self._wake.wait_for(lambda: not self._away or self._gave_up, last_try):
+                    self._deadline = 0.0
+                    return len(self._events) + self._dropped
         if self._thread is not None:
-            self._thread.join(timeout_seconds)
+            self._thread.join(max(0.0, self._deadline - time.monotonic()))
         return len(self._events) + self._dropped
 
     @property
@@ -131,17 +140,6 @@ class RunMirror:
         """The study's run; None while MLflow has not been reached."""
         return self._delivery.parent_run_id if self._delivery else None
 
-    @property
-    def ui_hint(self) -> str:
-        """One line that says where a person sees the runs."""
-        if not self.url.startswith("http"):
-            return "make ui"
-        if self._delivery is None:
-            return self.url
-        return (
-            f"{self.url.rstrip('/')}/#/experiments/{self._delivery.experiment_id}/runs/{self._delivery.parent_run_id}"
-        )
-
     def _put(self, event: Event) -> None:
         with self._wake:
             self._events.append(event)
@@ -150,18 +148,31 @@ class RunMirror:
     def _work(self) -> None:
         wait = FIRST_WAIT_SECONDS
         while self._next_turn():
+            last_try = self._closing and self._away
             try:
                 self._turn()
                 wait = FIRST_WAIT_SECONDS
+                self._set_away(False)
             except Exception as error:
                 if not self._later(error):
+                    self._set_away(False)
                     continue
+                self._set_away(True)
                 level = logging.WARNING if wait == FIRST_WAIT_SECONDS else logging.DEBUG  # once an outage
                 _log.log(level, "MLflow at %s is away; %d events wait: %s", self.url, self.pending, _first_line(error))
                 with self._wake:
+                    if last_try:
+                        self._gave_up = True
+                        self._wake.notify_all()
+                        return
                     left = self._deadline - time.monotonic() if self._closing else wait
                     self._wake.wait(max(0.0, min(wait, left)))
                 wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+
+    def _set_away(self, away: bool) -> None:
+        with self._wake:
+            self._away = away
+            self._wake.notify_all()
 
     def _next_turn(self) -> bool:
         with self._wake:
@@ -172,6 +183,8 @@ class RunMirror:
     def _turn(self) -> None:
         if self._delivery is None:
             self._delivery = Delivery(self._home, self._study)
+        elif self._away:
+            self._delivery.look_again()
         events = list(islice(self._events, EVENTS_A_TURN))
         try:
             self._delivery.send(events)

@@ -57,6 +57,8 @@ def test_a_title_may_hold_characters_that_splitlines_breaks_at(tmp_path):
         ("\n \n", TEXT, r"arts_user_behaviours\.tsv: is empty"),
         ("u1\ta\n\nu2\t \n", TEXT, r"arts_user_behaviours\.tsv:3: user 'u2' has no items"),
         (" \ta\n", TEXT, r"arts_user_behaviours\.tsv:1: has no user"),
+        ("u1\ta\n\t\n", TEXT, r"arts_user_behaviours\.tsv:2: has no user"),
+        ("u1\ta\n", TEXT + "\t\n", r"arts_text\.tsv:4: has no item id"),
         ("u1\ta\n", "", r"arts_text\.tsv: is empty"),
         ("u1\ta\n", "a\tpen\nb ink\n", r"arts_text\.tsv:2: has no TAB"),
         ("u1\ta\n", "a\tpen\nb\tink\na\tpen\n", r"text\.tsv:3: item 'a' stands here for the second time.*text\.tsv:1"),

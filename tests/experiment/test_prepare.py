@@ -1,11 +1,15 @@
+import os
 import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from odmt.config import TextEncoderConfig
 from odmt.data.demo import generate
 from odmt.data.interactions import read_catalogue, read_interactions
+from odmt.data.ownership import owned
 from odmt.errors import DataError, FeatureStoreError, MissingDataError
 from odmt.experiment.prepare import PreparePlan, prepare, with_stages
 from odmt.features.demo_encoders import TINY_IMAGE, TINY_TEXT
@@ -114,6 +118,32 @@ def test_a_malformed_source_leaves_the_former_import_as_it_was(folder, home):
     assert not any(changed(prepare(home, plan(folder, stages=("verify",)))).values())
 
 
+def test_a_table_that_is_cut_off_is_imported_again_from_the_source(folder, home):
+    table = home.dataset("arts") / "interactions.parquet"
+    whole = table.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", whole[:4] + bytes(200) + whole[204:]):
+        table.write_bytes(damaged)
+        assert changed(prepare(home, plan(folder))) == {
+            "import": True, "images": False, "features": False, "verify": False
+        }  # fmt: skip
+        assert table.read_bytes() == whole
+
+
+def test_a_table_of_another_program_is_not_replaced(folder, home):
+    table = home.dataset("arts") / "interactions.parquet"
+    pq.write_table(pa.table({"mine": [1]}), table)
+    with pytest.raises(DataError, match=r"interactions\.parquet: was not written by odmt; delete it"):
+        prepare(home, plan(folder))
+
+
+def test_leftovers_of_a_killed_preparation_go_and_a_running_one_is_respected(folder, home):
+    (home.dataset("arts") / ".images-abcdefgh").mkdir()
+    with owned(home.dataset("arts")), pytest.raises(DataError, match=rf"\(pid {os.getpid()}\) is preparing"):
+        prepare(home, plan(folder))
+    prepare(home, plan(folder, stages=("verify",)))
+    assert not (home.dataset("arts") / ".images-abcdefgh").exists()
+
+
 def test_a_broken_picture_stops_before_any_image_store(folder):
     (folder / "source" / "images" / "i0003.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     home = Home(folder / "new")
@@ -176,4 +206,12 @@ def test_the_command_ends_with_3_and_one_sentence_on_bad_data(folder, launch, mo
     assert error.count("\n") == 1
     assert launch("prepare")(["--dataset", "nowhere"]) == 3
     assert "--dataset nowhere --source DIR" in capsys.readouterr().err
-    assert launch("prepare")(["--dataset", "../x"]) == 2
+
+
+@pytest.mark.parametrize("dataset", ["../x", "", "a/b", "."])
+@pytest.mark.parametrize("space", [[], ["--space", "demo"]])
+def test_the_command_refuses_a_data_set_that_is_no_folder_name(dataset, space, launch, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("ODMT_HOME", str(tmp_path / "home"))
+    assert launch("prepare")(["--dataset", dataset, *space]) == 2
+    assert capsys.readouterr().err == f"error: --dataset: dataset: {dataset!r} is not a folder name\n"
+    assert not (tmp_path / "home").exists()

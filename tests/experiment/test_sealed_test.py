@@ -1,5 +1,7 @@
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from small_home import CONFIG, DATASET, ITEMS, trained_trial, write_small_dataset
@@ -106,6 +108,38 @@ def test_a_damaged_line_of_the_log_is_named(log):
     log.write_text(json.dumps({"event": "read"}) + "\n[]\n")
     with pytest.raises(DataError, match=r"sealed_test_reads.jsonl:2: not an entry"):
         count_reads(log)
+
+
+@pytest.mark.parametrize("torn", [b'{"event": "resu', b'{"event": "read", "who": "J\xc3', b'["event"]'])
+def test_a_torn_last_line_is_cut_off_by_the_next_read(home, checkpoint, log, torn):
+    first = read_sealed_test(home, CONFIG, checkpoint, **WHO)
+    log.write_bytes(log.read_bytes() + torn)
+    assert count_reads(log) == 1
+    assert read_sealed_test(home, CONFIG, checkpoint, **WHO) == first._replace(reused=True)
+    assert read_sealed_test(home, CONFIG, checkpoint, **WHO | {"trial_id": "t-other"}).reads == 2
+    assert [entry["event"] for entry in read_log(log)] == ["read", "result"] * 2
+
+
+def test_a_last_line_that_lacks_its_newline_only_still_counts(home, checkpoint, log):
+    read_sealed_test(home, CONFIG, checkpoint, **WHO)
+    log.write_bytes(log.read_bytes().removesuffix(b"\n"))
+    assert read_sealed_test(home, CONFIG, checkpoint, **WHO | {"trial_id": "t-other"}).reads == 2
+    assert [entry["event"] for entry in read_log(log)] == ["read", "result"] * 2
+
+
+def test_two_promotes_at_once_read_once(home, checkpoint, log, monkeypatch):
+    evaluate = sealed_test.evaluate_model
+
+    def slow(*arguments):
+        time.sleep(0.3)
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(sealed_test, "evaluate_model", slow)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: read_sealed_test(home, CONFIG, checkpoint, **WHO), range(2)))
+    assert sorted(answer.reused for answer in found) == [False, True]
+    assert found[0].metrics == found[1].metrics
+    assert count_reads(log) == 1
 
 
 def test_the_split_holds_the_whole_ring(home):

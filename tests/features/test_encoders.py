@@ -1,10 +1,12 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from golden_files import GOLDEN
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from odmt.config import ImageEncoderConfig, TextEncoderConfig
 from odmt.errors import ConfigError, DataError, MissingDataError
@@ -147,6 +149,52 @@ def test_a_folder_that_is_no_model_is_named(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(DataError, match="is not a usable Hugging Face folder"):
         load_encoder(ImageEncoderConfig(model=str(tmp_path)), tmp_path)
+
+
+@pytest.fixture
+def damaged(folder, tmp_path):
+    """A copy of the tiny encoders that a test may damage."""
+    shutil.copytree(folder / "encoders", tmp_path / "encoders")
+    return tmp_path
+
+
+def rewrite(path, change):
+    tensors = {name: change(name, tensor) for name, tensor in load_file(path).items()}
+    save_file({name: tensor for name, tensor in tensors.items() if tensor is not None}, path, {"format": "pt"})
+
+
+@pytest.mark.parametrize(("name", "config"), [("text", TINY_TEXT), ("image", TINY_IMAGE)])
+def test_missing_weights_are_refused_instead_of_drawn_at_random(damaged, name, config):
+    weights = damaged / "encoders" / name / "model.safetensors"
+    rewrite(weights, lambda key, tensor: None if ".1.mlp.fc1" in key or ".1.output" in key else tensor)
+    sentence = rf"encoders/{name}: its weights lack \S+\.1\.(output|mlp\.fc1)\.\S+"
+    with pytest.raises(DataError, match=sentence):
+        load_encoder(config, damaged)
+
+
+def test_weights_of_another_shape_are_refused(damaged):
+    weights = damaged / "encoders" / "text" / "model.safetensors"
+    rewrite(weights, lambda key, tensor: tensor[:, :32].contiguous() if "word_embeddings" in key else tensor)
+    with pytest.raises(
+        DataError, match=r"encoders/text: its weights have another shape of embeddings\.word_embeddings\.weight;"
+    ):
+        load_encoder(TINY_TEXT, damaged)
+
+
+def test_weights_that_no_feature_reads_may_be_missing(damaged, image):
+    weights = damaged / "encoders" / "image" / "model.safetensors"
+    rewrite(weights, lambda key, tensor: None if "post_layernorm" in key else tensor)
+    picture = [Image.new("RGB", (32, 32), "red")]
+    np.testing.assert_array_equal(load_encoder(TINY_IMAGE, damaged).encode(picture)[0], image.encode(picture)[0])
+
+
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_cut_off_weights_are_named(damaged, share):
+    weights = damaged / "encoders" / "text" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(DataError, match=r"encoders/text: its weights cannot be read: .*; fetch them again"):
+        load_encoder(TINY_TEXT, damaged)
 
 
 def test_tiny_encoders_are_the_same_every_time_and_made_once(folder, tmp_path):

@@ -148,8 +148,52 @@ def test_features_that_float16_does_not_hold_are_refused_before_they_are_stored(
     loaded = Loaded(lambda items: [np.full((1, 2), value) for _ in items], 2, 1, None)
     with pytest.raises(NonFiniteError, match="features of item 'item0' reach"):
         fill_store(path, {}, digests(), lambda: loaded, "test")
-    with RecordFile(path, write=True) as store, store.view() as view:
+    with RecordFile(path) as store, store.view() as view:
+        assert not store.manifest()["complete"]
         assert view.get("item0") is None
+    assert fill(path, Encoder()) == 150
+
+
+def test_an_extraction_that_is_cut_off_in_its_first_batch_is_repeated(home, path):
+    with pytest.raises(KeyboardInterrupt):
+        fill(path, Encoder(batches=0))
+    with pytest.raises(FeatureStoreError, match="extraction was cut off"):
+        load_features(home, "arts", HUB, CATALOGUE)
+    assert fill(path, Encoder()) == 150
+    load_features(home, "arts", HUB, CATALOGUE)
+
+
+@pytest.mark.parametrize("content", ["no bytes", "no records"])
+def test_a_store_that_was_opened_and_never_written_counts_as_empty(home, path, content):
+    path.parent.mkdir(parents=True)
+    if content == "no bytes":
+        path.touch()
+    else:
+        RecordFile(path, write=True).close()
+    with pytest.raises(FeatureStoreError, match=r"\.lmdb: is empty; run: python launch/prepare\.py"):
+        load_features(home, "arts", HUB, CATALOGUE)
+    assert fill(path, Encoder()) == 150
+    load_features(home, "arts", HUB, CATALOGUE)
+
+
+@pytest.mark.parametrize("changes", [{"commit": "new"}, {"max_tokens": 4}])
+def test_features_of_two_versions_of_an_encoder_are_never_mixed(home, path, changes):
+    fill(path, Encoder(), dict(list(digests().items())[:100]))
+    cut_off = Encoder(batches=1)
+    with pytest.raises(KeyboardInterrupt):
+        fill_store(path, {}, digests(), lambda: cut_off.load()._replace(**changes), "test")
+    with RecordFile(path) as store, store.view() as view:
+        assert {item for item in ITEMS if view.get(item)} == set(cut_off.items)
+    again = Encoder()
+    assert fill_store(path, {}, digests(), lambda: again.load()._replace(**changes), "test") == 150 - 64
+    load_features(home, "arts", HUB, CATALOGUE)
+
+
+def test_a_new_width_extracts_everything_again(home, path):
+    fill(path, Encoder(), dict(list(digests().items())[:100]))
+    wider = Loaded(lambda items: [np.zeros((1, 3)) for _ in items], width=3, max_tokens=3, commit=None)
+    assert fill_store(path, {}, digests(), lambda: wider, "test") == 150
+    assert load_features(home, "arts", HUB, CATALOGUE, np.arange(150)).tokens.shape == (150, 3)
 
 
 def test_the_store_of_an_encoder_depends_on_everything_that_changes_its_features(home):

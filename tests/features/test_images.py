@@ -1,13 +1,18 @@
+import hashlib
 import io
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from odmt.config import ImageEncoderConfig, TextEncoderConfig
+from odmt.data.interactions import Catalogue
 from odmt.data.sources.amazon import picture_files
 from odmt.errors import DataError, FeatureStoreError, MissingDataError
 from odmt.features.images import build_image_store, decode, digest_of, image_digests, read_images
 from odmt.features.records import RecordFile
+from odmt.features.store import items_digest
+from odmt.home import Home
 
 
 def png(colour, size=(4, 3)):
@@ -89,6 +94,9 @@ def test_a_decompression_bomb_is_refused(monkeypatch):
 def test_an_unreadable_store_is_named_with_what_to_do(data, pictures):
     with pytest.raises(MissingDataError, match=r"images\.lmdb: does not exist; run: .*--dataset arts"):
         image_digests(data)
+    (data / "images.lmdb").touch()
+    with pytest.raises(FeatureStoreError, match=r"images\.lmdb: is empty; delete it and run: .*arts"):
+        build(data, pictures)
     (data / "images.lmdb").write_bytes(b"junk" * 4096)
     with pytest.raises(FeatureStoreError, match=r"images\.lmdb: is not a readable LMDB.*delete it and run: .*arts"):
         build(data, pictures)
@@ -97,3 +105,28 @@ def test_an_unreadable_store_is_named_with_what_to_do(data, pictures):
         store.write({}, {"format": "other"})
     with pytest.raises(FeatureStoreError, match="has format 'other'"):
         image_digests(data)
+
+
+def test_a_changed_picture_changes_the_digest_of_the_items_that_need_it_only(tmp_path, pictures):
+    home, catalogue, rows = Home(tmp_path), Catalogue(["a", "unused", "b"], ["A", "U", "B"]), np.array([0, 2])
+    image, text = ImageEncoderConfig(), TextEncoderConfig()
+    with pytest.raises(MissingDataError, match=r"images\.lmdb: does not exist; run: .*--dataset arts --source DIR"):
+        items_digest(home, "arts", image, catalogue, rows)
+    home.dataset("arts").mkdir(parents=True)
+    build(home.dataset("arts"), pictures, ("a", "b", "unused"))
+    pictured, titled = (items_digest(home, "arts", encoder, catalogue, rows) for encoder in (image, text))
+    assert pictured == hashlib.sha256(digest_of(png("red")) + digest_of(png("blue"))).hexdigest()[:16]
+    assert titled == hashlib.sha256(digest_of(b"A") + digest_of(b"B")).hexdigest()[:16]
+
+    (pictures / "unused.png").write_bytes(png("white"))
+    build(home.dataset("arts"), pictures, ("a", "b", "unused"))
+    other_title = catalogue._replace(titles=["A", "Other", "B"])
+    assert items_digest(home, "arts", image, other_title, rows) == pictured
+    assert items_digest(home, "arts", text, other_title, rows) == titled
+
+    (pictures / "b.png").write_bytes(png("black"))
+    build(home.dataset("arts"), pictures, ("a", "b", "unused"))
+    assert items_digest(home, "arts", image, catalogue, rows) != pictured
+    assert items_digest(home, "arts", text, catalogue._replace(titles=["A", "U", "New"]), rows) != titled
+    with pytest.raises(FeatureStoreError, match=r"images\.lmdb: holds no picture of item 'c'; run: "):
+        items_digest(home, "arts", image, Catalogue(["c"], ["C"]), np.array([0]))

@@ -39,6 +39,13 @@ def child_run(home):
     return run
 
 
+def parent_run(home):
+    client = connect(home)
+    experiment = client.get_experiment_by_name(DATASET)
+    [run] = [run for run in client.search_runs([experiment.experiment_id]) if "odmt.trial" not in run.data.tags]
+    return run
+
+
 def test_from_a_study_to_recommended_items(home, trial, studies, launch, capsys, monkeypatch):
     studies["small"] = study_of(trial)
     assert launch("promote")(["small"]) == 0
@@ -48,7 +55,11 @@ def test_from_a_study_to_recommended_items(home, trial, studies, launch, capsys,
     assert "the test split was read now; reads of this data set so far: 1" in out
     assert "odmt-small version 1 is champion" in out
     assert "next: python launch/recommend.py --model small --history item00,item01" in out
-    metrics = child_run(home).data.metrics
+    parent, child = parent_run(home), child_run(home)
+    assert (parent.info.status, child.info.status, child.data.tags["odmt.outcome"]) == (
+        "FINISHED", "FINISHED", trial.state
+    )  # fmt: skip
+    metrics = child.data.metrics
     assert metrics["test/hr_at_20"] == 1.0
     assert metrics["test/floor/transitions/ndcg_at_10"] == 1.0
     assert metrics["best/ndcg_at_10"] == pytest.approx(trial.best_value)

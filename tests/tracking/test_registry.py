@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from odmt.model.fusion import ItemViews
 from odmt.model.odmt import Odmt
 from odmt.tracking.connection import connect
 from odmt.tracking.recommender import Recommender, read_package, write_package
-from odmt.tracking.registry import Candidate, find_version, load_champion, register_champion
+from odmt.tracking.registry import Candidate, load_champion, register_champion
 
 ITEM_IDS = [f"item{number}" for number in range(1, 9)]
 TITLES = [f"Title {number}" for number in range(1, 9)]
@@ -129,7 +130,8 @@ def test_the_alias_moves_once_a_trial_and_the_former_champion_becomes_previous(h
     assert second == ("odmt-demo", "2", False, "1")
     aliases = client.get_registered_model("odmt-demo").aliases
     assert {alias: str(version) for alias, version in aliases.items()} == {"champion": "2", "previous": "1"}
-    assert find_version(home, "demo", study_id="s1", trial_id="t2", checkpoint=checkpoint.name) == "2"
+    versions = {str(found.version): found.tags for found in client.search_model_versions("name = 'odmt-demo'")}
+    assert (versions["1"]["odmt.trial"], versions["2"]["odmt.trial"]) == ("t1", "t2")
     assert client.get_run(run_id).info.status == "RUNNING"
     assert "MLFLOW_TRACKING_URI" not in os.environ
     back = register_champion(home, candidate(checkpoint, table, run_id))
@@ -147,6 +149,17 @@ def test_the_champion_answers_with_a_signature_and_holds_no_pickle(home, checkpo
     names = {path.name for path in home.artifacts.rglob("*") if path.is_file()}
     assert {"weights.safetensors", "item_vectors.safetensors", "items.parquet", "config.yaml"} <= names
     assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pt", ".pth"))]
+
+
+@pytest.mark.parametrize("lost", [".", "MLmodel", "artifacts/weights.safetensors"])
+def test_a_version_whose_files_are_gone_is_told_and_registered_anew(home, checkpoint, table, run_id, lost):
+    register_champion(home, candidate(checkpoint, table, run_id))
+    [folder] = [path.parent for path in home.artifacts.rglob("MLmodel")]
+    shutil.rmtree(folder / lost) if lost == "." else (folder / lost).unlink()
+    with pytest.raises(CheckpointError, match=rf"{folder}.*promote"):
+        load_champion(home, "demo")
+    assert register_champion(home, candidate(checkpoint, table, run_id)) == ("odmt-demo", "2", False, "1")
+    load_champion(home, "demo")
 
 
 ELSEWHERE = """

@@ -1,4 +1,5 @@
 import math
+import shutil
 import time
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def send_all(mirrored: RunMirror, folder: Path, *, epochs: int = 2) -> None:
     mirrored.trial_ended("t1", "completed", {"valid/ndcg_at_10": 0.2}, folder, None, 2000)
     mirrored.trial_started("t2", 1, PARAMS | {"train.learning_rate": 1e-2}, 1500)
     mirrored.trial_epoch("t2", 1, {"valid/ndcg_at_10": 0.05}, 1501)
-    mirrored.trial_ended("t2", "failed", {}, None, "Traceback\nNonFiniteError: loss is NaN", 1600)
+    mirrored.trial_ended("t2", "failed", {}, None, "Traceback\nNonFiniteError: loss is NaN\n\n  \n", 1600)
     mirrored.study_ended("completed", {"best/ndcg_at_10": 0.2}, 3000)
 
 
@@ -95,6 +96,38 @@ def test_the_best_checkpoint_travels_without_the_optimiser(sent, client, tmp_pat
     }  # fmt: skip
 
 
+def test_a_checkpoint_file_that_cannot_be_read_is_told_and_the_trial_ends(home, client, tmp_path, caplog):
+    folder = checkpoint(tmp_path / "e1")
+    (folder / "meta.json").unlink()
+    (folder / "meta.json").mkdir()
+    mirrored = mirror(home)
+    mirrored.start()
+    send_all(mirrored, folder)
+    assert mirrored.close() == 0
+    run = runs_of(client)["trial-000"][0]
+    assert (run.info.status, run.data.tags["odmt.checkpoint"]) == ("FINISHED", "missing meta.json: Is a directory")
+    assert "meta.json cannot be read and is not sent to MLflow" in caplog.text
+
+
+def test_a_checkpoint_file_that_goes_while_it_is_sent_is_not_a_server_that_is_away(home, client, tmp_path, monkeypatch):
+    from mlflow.tracking import MlflowClient
+
+    log = MlflowClient.log_artifact
+
+    def late(self, run_id, path, where):
+        if Path(path).name == "weights.safetensors":
+            Path(path).unlink()
+        log(self, run_id, path, where)
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", late)
+    mirrored = mirror(home)
+    mirrored.start()
+    send_all(mirrored, checkpoint(tmp_path / "e1"))
+    assert mirrored.close() == 0
+    tag = runs_of(client)["trial-000"][0].data.tags["odmt.checkpoint"]
+    assert tag == "missing weights.safetensors: No such file or directory"
+
+
 def test_a_failed_trial_keeps_its_reason(sent, client, tmp_path):
     run = sent["trial-001"]
     assert run.data.tags["odmt.reason"] == "NonFiniteError: loss is NaN"
@@ -129,6 +162,7 @@ def test_a_killed_study_ends_its_open_runs_and_a_resumed_one_opens_them_again(ho
     assert {name: run.info.status for name, [run] in runs_of(client).items()} == {
         "demo": "KILLED", "trial-000": "KILLED"
     }  # fmt: skip
+    assert {run.data.tags["odmt.outcome"] for [run] in runs_of(client).values()} == {"killed"}
     second = mirror(home)
     second.start()
     second.trial_started("t1", 0, PARAMS, 1000)
@@ -136,6 +170,53 @@ def test_a_killed_study_ends_its_open_runs_and_a_resumed_one_opens_them_again(ho
     assert {name: run.info.status for name, [run] in runs_of(client).items()} == {
         "demo": "RUNNING", "trial-000": "RUNNING"
     }  # fmt: skip
+    assert {run.data.tags["odmt.outcome"] for [run] in runs_of(client).values()} == {"running"}
+
+
+def test_a_finished_study_run_again_leaves_its_parent_run_as_it_is(home, client, sent, tmp_path):
+    again = mirror(home)
+    again.start()
+    again.trial_started("t1", 0, PARAMS, 1000)
+    again.study_ended("completed", {"best/ndcg_at_10": 0.2}, 9000)
+    assert again.close() == 0
+    parent = runs_of(client)["demo"][0]
+    assert parent.info.end_time == 3000
+    assert len(client.get_metric_history(parent.info.run_id, "best/ndcg_at_10")) == 1
+
+    more = mirror(home)
+    more.start()
+    more.trial_started("t3", 2, PARAMS, 9000)
+    more.trial_ended("t3", "completed", {}, None, None, 9500)
+    more.study_ended("completed", {"best/ndcg_at_10": 0.3}, 9900)
+    assert more.close() == 0
+    parent = runs_of(client)["demo"][0]
+    assert (parent.info.end_time, parent.data.metrics["best/ndcg_at_10"]) == (9900, 0.3)
+    assert (parent.info.status, parent.data.tags["odmt.outcome"]) == ("FINISHED", "completed")
+
+
+def test_a_run_whose_making_was_answered_to_nobody_is_not_made_twice(home, client, monkeypatch):
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.setattr(runs, "FIRST_WAIT_SECONDS", 0.05)
+    create, lost = MlflowClient.create_run, []
+
+    def create_run(self, *arguments, **named):
+        made = create(self, *arguments, **named)
+        if named["run_name"] == "trial-000" and not lost:
+            lost.append(made.info.run_id)
+            raise ConnectionError("the answer got lost")
+        return made
+
+    monkeypatch.setattr(MlflowClient, "create_run", create_run)
+    mirrored = mirror(home)
+    mirrored.start()
+    mirrored.trial_started("t1", 0, PARAMS, 1000)
+    for _ in range(100):
+        if not mirrored.pending:
+            break
+        time.sleep(0.05)
+    assert mirrored.close() == 0
+    assert [run.info.run_id for run in runs_of(client)["trial-000"]] == lost
 
 
 def test_more_metrics_than_a_request_holds_all_arrive(home, client):
@@ -181,6 +262,44 @@ def test_close_says_what_has_not_arrived(home, monkeypatch):
     assert time.perf_counter() - started < 2
 
 
+def test_close_gives_a_server_that_is_away_one_more_try(home, monkeypatch):
+    tries = []
+
+    def away(delivery, events):
+        tries.append(len(events))
+        raise ConnectionError("refused")
+
+    monkeypatch.setattr(Delivery, "send", away)
+    monkeypatch.setattr(Delivery, "look_again", lambda delivery: None)
+    monkeypatch.setattr(runs, "FIRST_WAIT_SECONDS", 30.0)
+    mirrored = mirror(home)
+    mirrored.start()
+    mirrored.trial_started("t1", 0, PARAMS, 1000)
+    while not mirrored._away:
+        time.sleep(0.01)
+    started = time.perf_counter()
+    assert mirrored.close(timeout_seconds=60) == 1
+    assert time.perf_counter() - started < 2
+    assert tries == [1, 1]
+
+
+def test_close_waits_seconds_only_for_a_last_try_that_hangs(home, monkeypatch):
+    import threading
+
+    release = threading.Event()
+    monkeypatch.setattr(runs, "LAST_TRY_SECONDS", 0.2)
+    mirrored = mirror(home)
+    monkeypatch.setattr(runs, "Delivery", lambda *_: (_ for _ in ()).throw(ServiceError("refused")))
+    with pytest.raises(ServiceError, match="refused"):
+        mirrored.start()
+    monkeypatch.setattr(runs, "Delivery", lambda *_: release.wait(30))
+    mirrored.trial_started("t1", 0, PARAMS, 1000)
+    started = time.perf_counter()
+    assert mirrored.close(timeout_seconds=60) == 1
+    assert time.perf_counter() - started < 2
+    release.set()
+
+
 def test_an_event_that_is_refused_for_good_does_not_hold_up_the_others(home, client, caplog):
     mirrored = mirror(home)
     mirrored.start()
@@ -202,6 +321,29 @@ def test_two_first_starts_at_once_make_one_quiet_database(parallel_start):
     _, codes, errors = parallel_start
     assert codes == [0, 0]
     assert errors == ["", ""]
+
+
+def test_a_first_start_killed_midway_does_not_block_the_next(parallel_start, tmp_path, monkeypatch):
+    from mlflow.store.db import utils
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "mlflow.db.123.tmp").write_text("half a database")
+    (tmp_path / "mlflow.db.123.tmp-journal").write_text("its journal")
+
+    def killed(engine):
+        with engine.begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE _alembic_tmp_model_versions (name TEXT)")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(utils, "_initialize_tables", killed)
+        with pytest.raises(KeyboardInterrupt):
+            connect(Home(tmp_path))
+    assert not (tmp_path / "mlflow.db").exists()
+    # In place of the migrations, which cost seconds, a copy of what they made.
+    monkeypatch.setattr(utils, "_initialize_tables", lambda engine: shutil.copy(parallel_start[0], engine.url.database))
+    assert connect(Home(tmp_path)).search_experiments()
+    assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlflow.db.lock"}
 
 
 def test_a_wrong_request_is_told_from_a_server_that_is_away():

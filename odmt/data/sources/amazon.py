@@ -83,7 +83,7 @@ def _only_file(folder: Path, suffix: str) -> Path:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield ``file:line`` and the text of every line that is not blank.
+    """Yield ``file:line`` and the text of every line that is not blank; one with a TAB is not.
 
     Only a line feed ends a line: titles may hold characters that ``str.splitlines`` would also break at.
     """
@@ -97,7 +97,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}:{line}: is not UTF-8 text (byte 0x{content[error.start]:02x})") from error
     for number, line_text in enumerate(text.split("\n"), start=1):
-        if line_text.strip():
+        if line_text.strip() or "\t" in line_text:
             yield f"{path}:{number}", line_text.rstrip("\r")
 
 
