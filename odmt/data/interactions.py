@@ -57,21 +57,6 @@ def prepare_command(dataset: str) -> str:
     return f"python launch/prepare.py --dataset {dataset}{source}"
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it appears whole or not at all, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def catalogue_digest(catalogue: Catalogue) -> str:
     """Return a hex digest of all item ids and titles, order included."""
     digest = hashlib.blake2b(digest_size=16)

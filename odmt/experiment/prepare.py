@@ -26,7 +26,6 @@ from odmt.data.interactions import (
     read_catalogue,
     read_interactions,
     readable_digest,
-    write_atomically,
     write_dataset,
 )
 from odmt.data.ownership import owned, sweep
@@ -35,6 +34,7 @@ from odmt.errors import DataError, FeatureStoreError, MissingDataError
 from odmt.features.extract import extract
 from odmt.features.images import IMAGES_FILE, build_image_store, image_digests
 from odmt.features.store import EncoderConfig, feature_store_path, load_features, modality_of
+from odmt.files import write_atomically
 from odmt.home import Home
 
 Stage = Literal["import", "images", "features", "verify"]

@@ -14,9 +14,10 @@ from typing import NamedTuple
 from PIL import Image, UnidentifiedImageError
 
 from odmt.commands import progress
-from odmt.data.interactions import prepare_command, write_atomically
+from odmt.data.interactions import prepare_command
 from odmt.errors import DataError, FeatureStoreError, MissingDataError
 from odmt.features.records import RecordFile
+from odmt.files import write_atomically
 
 IMAGES_FILE = "images.lmdb"
 BAD_IMAGES_FILE = "bad_images.tsv"

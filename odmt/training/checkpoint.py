@@ -9,7 +9,6 @@ Layout of a run's folder, one folder a checkpoint::
 """
 
 import json
-import os
 import re
 import shutil
 import uuid
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from odmt.errors import CheckpointError
+from odmt.files import sync
 
 _NAME = re.compile(r"e(\d{6})-a(\d{3,})-[0-9a-f]+")
 _PARTIAL = ".partial-"
@@ -173,12 +173,3 @@ def best_epoch_of(history: list[Mapping[str, Any]] | list[dict[str, Any]], metri
     """Return the epoch with the highest metric; the first of equals."""
     best = max(history, key=lambda entry: (entry["metrics"][metric], -entry["epoch"]))
     return int(best["epoch"])
-
-
-def sync(path: Path) -> None:
-    """Make a file's or folder's content durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from odmt.errors import EventLogError, ServiceError, StudyLockedError
+from odmt.files import sync
 from odmt.tuning.state import Study, apply
 
 _CRC = ',"crc":"'
@@ -106,7 +107,7 @@ class EventLog:
                 if length < len(content):
                     os.ftruncate(self._file, length)
                     os.fsync(self._file)
-                _sync_folder(folder)
+                sync(folder)
             except BaseException:
                 os.close(self._file)
                 raise
@@ -206,14 +207,6 @@ def _take_lock(path: Path) -> int:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _finite(value: Any) -> Any:

@@ -11,10 +11,10 @@ from odmt.data.interactions import (
     dataset_exists,
     read_catalogue,
     read_interactions,
-    write_atomically,
     write_dataset,
 )
 from odmt.errors import DataError, MissingDataError
+from odmt.files import write_atomically
 
 CATALOGUE = Catalogue(["a", "ß", "c"], ["Red pen", "", "Ink\u2028well"])
 INTERACTIONS = Interactions(["u1", "u2", "u1"], np.array([0, 2, 3, 6]), np.array([2, 0, 1, 1, 1, 0], dtype=np.int32))
