@@ -144,12 +144,11 @@ def show(found: "SealedTest", trial: "PromotedTrial") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from odmt.evaluation.evaluator import HEADS
+    from odmt.evaluation.metrics import reported_heads
 
     title = f"sealed test of {trial.config.data.dataset}, trial {trial.number}"
     table = Table("test", *METRICS, title=title)
-    for head in HEADS:
-        prefix = "" if head == "fused" else f"{head}/"
+    for head, prefix in reported_heads(found.metrics).items():
         table.add_row(f"{head} head", *(f"{found.metrics[prefix + name]:.4f}" for name in METRICS))
     table.add_section()
     for floor, metrics in found.floors.items():

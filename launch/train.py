@@ -150,7 +150,7 @@ def report(
     from rich.console import Console
     from rich.table import Table
 
-    from odmt.evaluation.evaluator import HEADS
+    from odmt.evaluation.metrics import reported_heads
     from odmt.experiment.arrays import validation_floors
 
     best = best_of(history)
@@ -158,8 +158,7 @@ def report(
         return
     names = ("hr_at_10", "ndcg_at_10")
     table = Table("validation", *names, title=f"best epoch {best['epoch']} of {len(history)}")
-    for head in HEADS:
-        prefix = "valid/" if head == "fused" else f"valid/{head}/"
+    for head, prefix in reported_heads(best["metrics"], "valid/").items():
         table.add_row(f"{head} head", *(f"{best['metrics'][prefix + name]:.4f}" for name in names))
     floors = validation_floors(arrays.split, rank_repeat_targets=config.data.rank_repeat_targets)
     for name, metrics in floors.items():

@@ -145,7 +145,7 @@ def print_best(home: "Home", space: "Space", best: "TrialView") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from odmt.evaluation.evaluator import HEADS
+    from odmt.evaluation.metrics import reported_heads
     from odmt.experiment.arrays import load_split, validation_floors
 
     incumbent = " (the incumbent)" if best.number == 0 else ""
@@ -155,8 +155,7 @@ def print_best(home: "Home", space: "Space", best: "TrialView") -> None:
     metrics = dict(best.epochs)[best.best_epoch or 0]
     names = ("hr_at_10", "ndcg_at_10")
     table = Table("validation", *names)
-    for head in HEADS:
-        prefix = "valid/" if head == "fused" else f"valid/{head}/"
+    for head, prefix in reported_heads(metrics, "valid/").items():
         table.add_row(f"{head} head", *(f"{metrics[prefix + name]:.4f}" for name in names))
     data = best.config.data
     floors = validation_floors(load_split(home, data), rank_repeat_targets=data.rank_repeat_targets)

@@ -2,65 +2,16 @@
 
 import dataclasses
 import difflib
-import re
 import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
-import yaml
-
 from odmt.config.sections import Section
 from odmt.errors import ConfigError
 
 SectionT = TypeVar("SectionT", bound=Section)
-
-_FLOAT = re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$")
-
-
-class _StrictSafeLoader(yaml.SafeLoader):
-    """SafeLoader that refuses repeated keys and aliases, and reads ``1e-4`` as a number."""
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.events.AliasEvent):
-            mark = self.get_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise yaml.MarkedYAMLError(problem=f"key {key!r} is not text", problem_mark=key_node.start_mark)
-            if key in seen:
-                raise yaml.MarkedYAMLError(problem=f"key {key!r} is repeated", problem_mark=key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_StrictSafeLoader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:float"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_StrictSafeLoader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
-
-
-def parse_yaml(text: str, where: str | Path) -> Any:
-    """Parse one YAML document strictly.
-
-    Raises:
-        ConfigError: the text is not YAML, repeats a key or uses an alias; names the line.
-    """
-    try:
-        return yaml.load(text, Loader=_StrictSafeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f"{where}:{mark.line + 1}" if mark else str(where)
-        raise ConfigError(place, [error.problem or "is not YAML"]) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(where, [f"is not YAML: {error}"]) from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -74,6 +25,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
         raise ConfigError(path, [f"cannot be read: {reason}"]) from error
+    from odmt.config.strict_yaml import parse_yaml  # training and evaluation run where there is no yaml
+
     value = parse_yaml(text, path)
     if not isinstance(value, dict):
         raise ConfigError(path, [f"expected a mapping at the top level, got {_shown(value)}"])
@@ -202,6 +155,8 @@ def parse_assignments(assignments: typing.Sequence[str], where: str = "--set") -
     Raises:
         ConfigError: no ``=``, an empty key, a repeated key or a value that is not YAML.
     """
+    from odmt.config.strict_yaml import parse_yaml
+
     values: dict[str, Any] = {}
     for text in assignments:
         key, equals, value = text.partition("=")

@@ -53,9 +53,12 @@ class DataConfig(Section):
     rank_repeat_targets: bool = False
     """Keep a target rankable that also lies in the user's history. The released code never hits such a target."""
 
+    short_history_len: int = 5
+    """Users with at most so many items before the target are also measured apart, as ``short_history``."""
+
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values of this section."""
-        yield from _at_least(self, 1, "max_seq_len")
+        yield from _at_least(self, 1, "max_seq_len", "short_history_len")
         yield from _at_least(self, 4, "min_seq_len")
         if not self.dataset or "/" in self.dataset or self.dataset.startswith("."):
             yield f"dataset: {self.dataset!r} is not a folder name"
@@ -136,8 +139,12 @@ class ModelConfig(Section):
     id_init: Literal["random", "text", "image", "text+image"] = "text+image"
     """Start of the ID table: xavier normal, or a copy of the items' summary features (mean of both)."""
 
-    backbone: Literal["sasrec"] = "sasrec"
-    """Sequence encoder of each of the three branches."""
+    item_encoder: Literal["imt", "late", "early-sum", "early-concat", "non-invasive", "id", "text", "image"] = "imt"
+    """From an item's ID, text and image to its vectors: ``imt`` (the full method) or a baseline. ``imt`` and ``late``
+    have three branches, each with a sequence encoder of its own, and only these distil."""
+
+    backbone: Literal["sasrec", "gru4rec", "nextitnet"] = "sasrec"
+    """Sequence encoder of each branch."""
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values of this section."""
@@ -173,31 +180,47 @@ class SequenceConfig(Section):
     """The sequence encoder of each branch."""
 
     num_layers: int = 2
-    """Blocks."""
+    """Blocks (sasrec), recurrent layers (gru4rec), or residual blocks of two convolutions (nextitnet)."""
 
     num_heads: int = 2
-    """Attention heads per block. Must divide ``model.embedding_dim``."""
+    """Attention heads per block, of sasrec. Must divide ``model.embedding_dim``."""
+
+    kernel_size: int = 3
+    """Taps of a convolution, of nextitnet."""
 
     dropout: float = 0.1
     """Probability of dropping an activation, in [0, 1)."""
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values of this section."""
-        yield from _at_least(self, 1, "num_layers", "num_heads")
+        yield from _at_least(self, 1, "num_layers", "num_heads", "kernel_size")
         yield from _dropout(self.dropout)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig(Section):
-    """In-batch sampled softmax with popularity correction."""
+    """The softmax loss: which items each position's next item is compared with."""
+
+    kind: Literal["in-batch", "full", "sampled"] = "in-batch"
+    """``in-batch``: all slots of the batch but the user's own items, with popularity correction (the authors' loss);
+    ``full``: the whole catalogue; ``sampled``: uniform draws from the catalogue, shared by a batch."""
 
     popularity_power: float = 1.0
-    """Item probability of the logQ correction: training count to this power, normalised. 0 = no correction."""
+    """Item probability of the logQ correction of ``in-batch``: training count to this power, normalised. 0 = none."""
+
+    num_negatives: int = 100
+    """Draws a batch of ``sampled``, with replacement."""
+
+    gathered_negatives: bool = False
+    """``in-batch`` over the batches of all processes of ``train.data_parallel``; else each process has its own."""
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values of this section."""
         yield from _not_finite(self)
         yield from _at_least(self, 0, "popularity_power")
+        yield from _at_least(self, 1, "num_negatives")
+        if self.gathered_negatives and self.kind != "in-batch":
+            yield f"gathered_negatives: only kind in-batch has negatives to gather, got kind {self.kind}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +239,9 @@ class DistillConfig(Section):
     detach_teacher: bool = False
     """Stop gradients into the teacher. The released code lets them flow."""
 
+    objective: Literal["soft-cross-entropy", "kl"] = "soft-cross-entropy"
+    """What the student minimises: cross-entropy with the teacher's soft targets (released code), or KL divergence."""
+
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values of this section."""
         yield from _not_finite(self)
@@ -232,7 +258,16 @@ class TrainConfig(Section):
     """Passes over the users."""
 
     learning_rate: float = 1e-4
-    """AdamW's step size, constant."""
+    """AdamW's step size, the highest of the schedule."""
+
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Of the learning rate after its warm-up: ``cosine`` falls to 0 at the end of ``max_epochs``."""
+
+    warmup_epochs: float = 0.0
+    """Epochs, fractions allowed, over which the learning rate rises linearly from near 0."""
+
+    early_stopping_patience: int | None = None
+    """End after so many epochs without a better validation NDCG@10; None = never."""
 
     weight_decay: float = 0.1
     """AdamW's decoupled decay, on every parameter."""
@@ -241,7 +276,10 @@ class TrainConfig(Section):
     """Users a batch; the in-batch negatives are local to it."""
 
     accumulate_batches: int = 1
-    """Batches whose gradients are averaged into one step. The authors' two GPUs are 2 here."""
+    """Batches of one process whose gradients are averaged into one step. The authors' two GPUs are 2 here."""
+
+    data_parallel: int = 1
+    """Processes, one a GPU, each with batches of its own, whose gradients are averaged into one step."""
 
     eval_batch_size: int = 512
     """Users, and items, at once during evaluation."""
@@ -255,12 +293,32 @@ class TrainConfig(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """``auto``: fp32 on a CPU; on a GPU bf16 where it has it, else fp16 with a loss scaler."""
 
+    features: Literal["auto", "device", "host"] = "auto"
+    """Where a GPU's run keeps the frozen features: in its memory if they fit in half of what is free, else pinned."""
+
+    items_per_group: int | None = None
+    """Items encoded at once; None = what a CPU's cache holds, or a quarter of a batch on a GPU."""
+
+    recompute_items: bool = False
+    """Compute each group of items again in the backward pass instead of keeping it: less memory, the same numbers."""
+
+    compile: bool = False
+    """Let torch.compile fuse the item encoder's kernels. Costs about a minute at the start."""
+
+    deterministic: bool = False
+    """Use deterministic kernels only: the same numbers again on the same GPU. A CPU's are so in any case."""
+
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values of this section."""
         yield from _not_finite(self)
-        yield from _at_least(self, 1, "max_epochs", "accumulate_batches", "eval_batch_size")
+        yield from _at_least(self, 1, "max_epochs", "accumulate_batches", "data_parallel", "eval_batch_size")
         yield from _at_least(self, 1, "batch_size")
-        yield from _at_least(self, 0, "weight_decay", "seed")
+        yield from _at_least(self, 0, "weight_decay", "warmup_epochs", "seed")
+        for name in ("early_stopping_patience", "items_per_group"):
+            if getattr(self, name) is not None:
+                yield from _at_least(self, 1, name)
+        if self.warmup_epochs > self.max_epochs:
+            yield f"warmup_epochs: {self.warmup_epochs} is more than max_epochs {self.max_epochs}"
         for name in ("learning_rate", "grad_clip"):
             if not getattr(self, name) > 0:
                 yield f"{name}: {getattr(self, name)} is not above 0"
@@ -298,3 +356,5 @@ class RunConfig(Section):
         for name, heads in (("fusion", self.fusion.num_heads), ("sequence", self.sequence.num_heads)):
             if heads >= 1 and width % heads:
                 yield f"{name}.num_heads: {heads} does not divide model.embedding_dim {width}"
+        if self.loss.gathered_negatives and self.train.data_parallel == 1:
+            yield "loss.gathered_negatives: there is one process; set train.data_parallel above 1"

@@ -1,7 +1,7 @@
 """Two plain rankers that every report prints beside a model: popularity, and last-item transition counts.
 
 Shape letters, used as name suffixes in this file:
-    B users, N items (column j = compact id j + 1)
+    H floors, B users, N items (column j = compact id j + 1)
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from odmt.data.split import Targets
 from odmt.evaluation.metrics import ranking_metrics
-from odmt.evaluation.ranking import UserBatch, rank_all
+from odmt.evaluation.ranking import UserBatch, rank_all, target_ranks
 
 
 class TransitionCounts:
@@ -69,11 +69,11 @@ def floor_metrics(
     transitions = TransitionCounts(train_offsets, train_items, num_items)
     tie_break = torch.from_numpy(popularity / (popularity.max(initial=0.0) + 1.0))
 
-    def score(users: UserBatch) -> dict[str, Tensor]:
+    def rank(users: UserBatch) -> Tensor:
         counts_BN = torch.from_numpy(transitions.rows(users.inputs[:, -1].numpy()))
-        return {"popularity": tie_break.expand_as(counts_BN), "transitions": counts_BN + tie_break}
+        scores_HBN = torch.stack([tie_break.expand_as(counts_BN), counts_BN + tie_break])
+        return target_ranks(scores_HBN, users, rank_repeat_targets=rank_repeat_targets)
 
-    ranks = rank_all(
-        score, targets, 1, batch_size=batch_size, device=torch.device("cpu"), rank_repeat_targets=rank_repeat_targets
-    )
+    floors = ("popularity", "transitions")
+    ranks = rank_all(rank, floors, targets, 1, batch_size=batch_size, device=torch.device("cpu"))
     return {name: ranking_metrics(found) for name, found in ranks.items()}

@@ -1,16 +1,18 @@
 """One training run: built, resumed where it stopped, trained, checkpointed."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from odmt.config import RunConfig
+from odmt.evaluation.evaluator import Evaluation
 from odmt.evaluation.metrics import SELECTION_METRIC
 from odmt.experiment.arrays import TrialArrays
-from odmt.experiment.build import build_batches, build_evaluator, build_model, choose_device, validation_targets
+from odmt.experiment.build import build_evaluator, build_run, choose_device, validation_targets
+from odmt.experiment.parallel import process_group
 from odmt.training.checkpoint import Checkpoint, CheckpointFolder, best_epoch_of
-from odmt.training.optim import make_optimizer
-from odmt.training.seeding import random_state, restore_random_state, seed_torch
+from odmt.training.optim import torch_settings
 from odmt.training.trainer import Step, TrainedEpoch, fit
 
 SELECTION = f"valid/{SELECTION_METRIC}"
@@ -25,12 +27,14 @@ class EpochResult(NamedTuple):
         metrics: ``valid/...`` (fused head; the others as ``valid/<head>/...``), ``train/{loss,ce,kd}``.
         seconds: training and validation together.
         checkpoint: folder of the state after this epoch; None where none was due.
+        is_last: the run ends here: its last epoch, or early stopping.
     """
 
     epoch: int
     metrics: dict[str, float]
     seconds: float
     checkpoint: Path | None
+    is_last: bool = False
 
 
 def training_run(
@@ -43,7 +47,8 @@ def training_run(
     """Train one configuration, yielding after every epoch; stop consuming to stop.
 
     Where the folder holds a checkpoint the run goes on from it exactly; the epochs that it records are yielded first,
-    again, so that what was saved but never told is told, not run twice.
+    again, so that what was saved but never told is told, not run twice. With ``train.data_parallel`` above 1 this
+    process is the first of as many, and starts and ends the others.
 
     Args:
         config: the run.
@@ -54,47 +59,53 @@ def training_run(
     Raises:
         NonFiniteError: a loss, gradient or score is NaN or infinite.
         CheckpointError: there are checkpoints and none can be read.
+        ConfigError: the configuration does not fit the data, or wants more GPUs than are visible.
     """
     where = choose_device(device)
-    model = build_model(config, arrays, where)
-    step = Step(model, make_optimizer(model.parameters(), config.train), config.train, config.distill)
-    seed_torch(config.train.seed, "dropout")
-    history: list[dict[str, Any]] = []
-    if checkpoints is not None and (saved := checkpoints.load_latest(where)) is not None:
-        _restore(step, saved)
-        history = saved.history
-        for entry in history:
-            path = checkpoints.of_epoch(entry["epoch"])
-            yield EpochResult(entry["epoch"], entry["metrics"], entry["seconds"], path)
-    evaluator = build_evaluator(config, arrays, validation_targets(arrays), where)
-    epochs = fit(step, build_batches(config, arrays, where), evaluator.metrics, config.train, epochs_done=len(history))
-    for done in epochs:
-        history.append({"epoch": done.epoch, "seconds": done.seconds, "metrics": _named(done)})
-        path = _save(checkpoints, step, history, config.train.max_epochs) if checkpoints is not None else None
-        yield EpochResult(done.epoch, history[-1]["metrics"], done.seconds, path)
+    saved = checkpoints.load_latest(where) if checkpoints is not None else None
+    history = saved.history if saved is not None else []
+    ended_at = _ended_at(config, history)
+    for entry in history:
+        path = checkpoints.of_epoch(entry["epoch"]) if checkpoints is not None else None
+        yield EpochResult(entry["epoch"], entry["metrics"], entry["seconds"], path, entry["epoch"] == ended_at)
+    if ended_at is not None:
+        return
+    with ExitStack() as stack:
+        stack.enter_context(torch_settings(config.train))
+        shard, where = stack.enter_context(process_group(config, arrays, saved, where))
+        run = build_run(config, arrays, saved, where, shard)
+        evaluator = build_evaluator(config, arrays, validation_targets(arrays), run.features)
+        epochs = fit(run.step, run.batches, evaluator.measure, config.train, epochs_done=len(history))
+        for done in epochs:
+            history.append({"epoch": done.epoch, "seconds": done.seconds, "metrics": _named(done)})
+            is_last = _ended_at(config, history) is not None
+            path = _save(checkpoints, run.step, history, done.valid, is_last) if checkpoints is not None else None
+            yield EpochResult(done.epoch, history[-1]["metrics"], done.seconds, path, is_last)
+            if is_last:
+                return
 
 
-def _named(done: TrainedEpoch) -> dict[str, float]:
-    valid = {f"valid/{name}": value for name, value in done.valid.items()}
+def _ended_at(config: RunConfig, history: list[dict[str, Any]]) -> int | None:
+    """Return the epoch that ends a run, the last one done; None if it goes on."""
+    if not history:
+        return None
+    epoch = int(history[-1]["epoch"])
+    patience = config.train.early_stopping_patience
+    worn_out = patience is not None and epoch - best_epoch_of(history, SELECTION) >= patience
+    return epoch if worn_out or epoch >= config.train.max_epochs else None
+
+
+def _named(done: TrainedEpoch[Evaluation]) -> dict[str, float]:
+    valid = {f"valid/{name}": value for name, value in done.valid.metrics.items()}
     return valid | {f"train/{name}": value for name, value in done.train.items()}
 
 
-def _save(checkpoints: CheckpointFolder, step: Step, history: list[dict[str, Any]], max_epochs: int) -> Path | None:
+def _save(
+    checkpoints: CheckpointFolder, step: Step, history: list[dict[str, Any]], valid: Evaluation, is_last: bool
+) -> Path | None:
     epoch = int(history[-1]["epoch"])
     best = best_epoch_of(history, SELECTION)
-    if not checkpoints.is_due(epoch, last=epoch == max_epochs, best=best == epoch):
+    if not checkpoints.is_due(epoch, last=is_last, best=best == epoch):
         return None
-    state = {
-        "optimizer": step.optimizer.state_dict(),
-        "scaler": step.scaler.state_dict(),
-        "random": random_state(),
-    }
-    return checkpoints.save(Checkpoint(epoch, step.model.state_dict(), state, history), best)
-
-
-def _restore(step: Step, saved: Checkpoint) -> None:
-    step.model.load_state_dict(saved.weights)
-    step.optimizer.load_state_dict(saved.state["optimizer"])
-    if step.scaler.is_enabled():
-        step.scaler.load_state_dict(saved.state["scaler"])
-    restore_random_state(saved.state["random"])
+    state = {"optimizer": step.optimizer.state_dict(), "scaler": step.scaler.state_dict()}
+    return checkpoints.save(Checkpoint(epoch, step.model.state_dict(), state, history, valid.ranks), best)

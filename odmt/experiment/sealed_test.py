@@ -6,14 +6,19 @@ A read is identified by study, trial, checkpoint and data: asking again for the 
 import contextlib
 import fcntl
 import getpass
+import hashlib
+import io
 import json
 import logging
 import os
 import socket
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
 
 from odmt.config import RunConfig
 from odmt.data.split import FullSplit, Targets, development_split, last_item_targets
@@ -21,9 +26,12 @@ from odmt.errors import DataError
 from odmt.evaluation.floors import floor_metrics
 from odmt.experiment.arrays import arrays_digest, load_arrays, load_full_split
 from odmt.experiment.build import choose_device, evaluate_model, load_model
+from odmt.files import write_atomically
 from odmt.home import Home
 
 LOG_NAME = "sealed_test_reads.jsonl"
+RANKS_FOLDER = "sealed_test_ranks"
+IDENTITY = ("study", "study_id", "trial", "checkpoint", "data_digest")
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +89,8 @@ def read_sealed_test(
         full = load_full_split(home, config.data)
         _append(file, {"event": "read", **identity, **_who()})
         targets = sealed_targets(full)
-        metrics = evaluate_model(model, config, arrays, targets, device)
+        metrics, ranks = evaluate_model(model, config, arrays, targets, device)
+        write_atomically(log.parent / RANKS_FOLDER / f"{_digest(identity)}.npz", _packed(ranks))
         floors = sealed_floors(full, targets, rank_repeat_targets=config.data.rank_repeat_targets)
         _append(file, {"event": "result", **identity, **_who(), "metrics": metrics, "floors": floors})
         return SealedTest(metrics, floors, count_reads(log), reused=False)
@@ -163,6 +172,30 @@ def _append(file: BinaryIO, entry: dict[str, Any]) -> None:
     file.write(line)
     file.flush()
     os.fsync(file.fileno())
+
+
+def read_ranks(home: Home, dataset: str, entry: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return of each head the rank of every user's test target, in user order, as an entry of the log found them.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    path = home.dataset(dataset) / RANKS_FOLDER / f"{_digest({name: entry[name] for name in IDENTITY})}.npz"
+    try:
+        with np.load(path) as archive:
+            return dict(archive)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: the ranks of this read of the sealed test cannot be read: {error}") from error
+
+
+def _digest(identity: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(dict(identity), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _packed(ranks: Mapping[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **ranks)
+    return buffer.getvalue()
 
 
 def _who() -> dict[str, str]:

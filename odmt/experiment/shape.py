@@ -1,10 +1,14 @@
 """A configuration's model without weights; imports neither data nor features, so that serving needs neither."""
 
 from odmt.config import RunConfig
-from odmt.model.odmt import Odmt
+from odmt.model.items import ItemShape, make_item_encoder
+from odmt.model.recommender import SequentialRecommender
+from odmt.model.sequence import make_backbone
 
 
-def empty_model(config: RunConfig, *, num_items: int, text_dim: int, image_dim: int, id_dim: int) -> Odmt:
+def empty_model(
+    config: RunConfig, *, num_items: int, text_dim: int, image_dim: int, id_dim: int
+) -> SequentialRecommender:
     """Make a model of a configuration's shape; its weights are still to come.
 
     Args:
@@ -13,19 +17,26 @@ def empty_model(config: RunConfig, *, num_items: int, text_dim: int, image_dim: 
         text_dim: width of the text features.
         image_dim: width of the image features.
         id_dim: width of the ID table.
+
+    Raises:
+        ValueError: the widths do not fit the item encoder.
     """
-    return Odmt(
-        num_items=num_items,
-        text_dim=text_dim,
-        image_dim=image_dim,
-        id_dim=id_dim,
-        width=config.model.embedding_dim,
-        max_seq_len=config.data.max_seq_len,
-        fusion_layers=config.fusion.num_layers,
-        fusion_heads=config.fusion.num_heads,
-        fusion_dropout=config.fusion.dropout,
-        id_masking=config.fusion.id_masking,
-        sequence_layers=config.sequence.num_layers,
-        sequence_heads=config.sequence.num_heads,
-        sequence_dropout=config.sequence.dropout,
+    width = config.model.embedding_dim
+    fusion, sequence = config.fusion, config.sequence
+    shape = ItemShape(
+        num_items, text_dim, image_dim, id_dim, width, fusion.num_layers, fusion.num_heads, fusion.dropout
     )
+    items = make_item_encoder(config.model.item_encoder, shape, id_masking=fusion.id_masking)
+    backbones = {
+        name: make_backbone(
+            config.model.backbone,
+            width=width,
+            max_seq_len=config.data.max_seq_len,
+            num_layers=sequence.num_layers,
+            num_heads=sequence.num_heads,
+            kernel_size=sequence.kernel_size,
+            dropout=sequence.dropout,
+        )
+        for name in items.branches
+    }
+    return SequentialRecommender(items, backbones, recompute_items=config.train.recompute_items)

@@ -1,7 +1,7 @@
 """Item representation: fuse an item's text, image and ID tokens into one vector a branch.
 
 Shape letters, used as name suffixes in this file:
-    M items, T text tokens, V image tokens, L = T + V + 1, D width
+    M items, T text tokens, V image tokens, L = T + V + 1 (or T + V), D width
 """
 
 from typing import NamedTuple
@@ -9,11 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from odmt.model.attention import TransformerBlock
+from odmt.model.attention import TransformerBlock, blocks_of
+from odmt.model.dropout import Dropout
 
 
-class ItemViews(NamedTuple):
-    """One vector an item and branch, each ``(..., D)``."""
+class FusedViews(NamedTuple):
+    """One vector an item and token of interest, each ``(M, D)``."""
 
     id: Tensor
     text: Tensor
@@ -27,6 +28,8 @@ class IdAwareMultimodalTransformer(nn.Module):
     depend on the ID table and stay usable for items never trained on. No position or type embedding and no
     LayerNorm at the input.
 
+    Only three tokens of the last block are used, so only these are computed there; they read all.
+
     Source: Ji et al., ACM MM 2023, arXiv:2308.04067, section on the ID-aware Multi-modal Transformer. As in the
     released code; its unused LayerNorm and type embedding are left out.
     """
@@ -35,7 +38,7 @@ class IdAwareMultimodalTransformer(nn.Module):
         """Make the stack."""
         super().__init__()
         self.id_masking = id_masking
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(TransformerBlock(width, num_heads, dropout) for _ in range(num_layers))
 
     def forward(
@@ -43,31 +46,91 @@ class IdAwareMultimodalTransformer(nn.Module):
         id_MD: Tensor,
         text_MTD: Tensor,
         image_MVD: Tensor,
-        text_mask_MT: Tensor,
-        image_mask_MV: Tensor,
-    ) -> ItemViews:
+        text_mask_MT: Tensor | None = None,
+        image_mask_MV: Tensor | None = None,
+    ) -> FusedViews:
         """Fuse the tokens of M items.
 
         Args:
             id_MD: one ID embedding per item.
             text_MTD: text tokens; token 0 is the summary token.
             image_MVD: image tokens; token 0 is the summary token.
-            text_mask_MT: bool, True at real text tokens.
+            text_mask_MT: bool, True at real text tokens; None = all real.
             image_mask_MV: the same for image tokens. An item needs at least one real text or image token, unless
                 ``id_masking`` is off.
 
         Returns:
             The ID token and the two summary tokens, each ``(M, D)``.
         """
-        num_items, num_text, _ = text_MTD.shape
         x_MLD = self.dropout(torch.cat([text_MTD, image_MVD, id_MD.unsqueeze(1)], dim=1))
+        real_ML = _joined_masks(text_MTD, image_MVD, text_mask_MT, image_mask_MV, extra=1)
         length = x_MLD.shape[1]
-        real_id = text_mask_MT.new_ones(num_items, 1)
-        readable_MLL = torch.cat([text_mask_MT, image_mask_MV, real_id], dim=1).unsqueeze(1).expand(-1, length, -1)
+        readable = None if real_ML is None else real_ML.unsqueeze(1)  # (M, 1, L)
         if self.id_masking:
-            reads_id = torch.zeros(length, length, dtype=torch.bool, device=x_MLD.device)
-            reads_id[:-1, -1] = True
-            readable_MLL = readable_MLL & ~reads_id
-        for block in self.blocks:
-            x_MLD = block(x_MLD, readable_MLL.unsqueeze(1))
-        return ItemViews(id=x_MLD[:, -1], text=x_MLD[:, 0], image=x_MLD[:, num_text])
+            reads_LL = torch.ones(length, length, dtype=torch.bool, device=x_MLD.device)
+            reads_LL[:-1, -1] = False
+            readable = reads_LL.unsqueeze(0) if readable is None else readable & reads_LL
+        used = torch.tensor([length - 1, 0, text_MTD.shape[1]], device=x_MLD.device)
+        x_M3D = run_blocks(self.blocks, x_MLD, readable, used)
+        return FusedViews(*x_M3D.unbind(1))
+
+
+class ContentTransformer(nn.Module):
+    """A transformer over text and image tokens alone, read at the text summary token.
+
+    The content side of the non-invasive baseline; the same stack as the IMT without its ID token.
+    """
+
+    def __init__(self, width: int, num_layers: int, num_heads: int, dropout: float) -> None:
+        """Make the stack."""
+        super().__init__()
+        self.dropout = Dropout(dropout)
+        self.blocks = nn.ModuleList(TransformerBlock(width, num_heads, dropout) for _ in range(num_layers))
+
+    def forward(
+        self,
+        text_MTD: Tensor,
+        image_MVD: Tensor,
+        text_mask_MT: Tensor | None = None,
+        image_mask_MV: Tensor | None = None,
+    ) -> Tensor:
+        """Return the text summary token of the last block, ``(M, D)``; arguments as in the IMT."""
+        x_MLD = self.dropout(torch.cat([text_MTD, image_MVD], dim=1))
+        real_ML = _joined_masks(text_MTD, image_MVD, text_mask_MT, image_mask_MV, extra=0)
+        readable = None if real_ML is None else real_ML.unsqueeze(1)
+        used = torch.zeros(1, dtype=torch.int64, device=x_MLD.device)
+        return run_blocks(self.blocks, x_MLD, readable, used).squeeze(1)
+
+
+def run_blocks(stack: nn.ModuleList, x_MLD: Tensor, readable: Tensor | None, used_Q: Tensor) -> Tensor:
+    """Run all blocks, the last one for the used tokens only.
+
+    Args:
+        stack: TransformerBlocks.
+        x_MLD: input tokens.
+        readable: bool, broadcastable to ``(M, L, L)``; None = everywhere.
+        used_Q: int64, tokens whose output is wanted.
+
+    Returns:
+        ``(M, Q, D)``.
+    """
+    by_head = None if readable is None else readable.unsqueeze(1)
+    *inner, last = blocks_of(stack)
+    for block in inner:
+        attention = block.attention
+        x_MLD = block.feed_forward(attention.finish(x_MLD, attention.mix(*attention.split(x_MLD), by_head)))
+    if readable is not None and readable.shape[1] > 1:
+        readable = readable.index_select(1, used_Q)
+    return last.read(x_MLD.index_select(1, used_Q), x_MLD, readable)
+
+
+def _joined_masks(
+    text_MTD: Tensor, image_MVD: Tensor, text_mask_MT: Tensor | None, image_mask_MV: Tensor | None, *, extra: int
+) -> Tensor | None:
+    """Return bool ``(M, T + V + extra)``, True at real tokens; None if all are."""
+    if text_mask_MT is None and image_mask_MV is None:
+        return None
+    ones = torch.ones((), dtype=torch.bool, device=text_MTD.device)
+    text = ones.expand(text_MTD.shape[:2]) if text_mask_MT is None else text_mask_MT
+    image = ones.expand(image_MVD.shape[:2]) if image_mask_MV is None else image_mask_MV
+    return torch.cat([text, image, ones.expand(len(text), extra)], dim=1)

@@ -18,7 +18,7 @@ from odmt.tracking.registry import Candidate
 from odmt.tracking.values import chunks, split_finite
 
 if TYPE_CHECKING:
-    from odmt.model.fusion import ItemViews
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +108,8 @@ def make_candidate(home: Home, trial: PromotedTrial, run_id: str) -> Candidate:
     )
 
 
-def item_vectors(home: Home, config: RunConfig, checkpoint: Path) -> "ItemViews":
-    """Encode all items with a checkpoint's weights.
+def item_vectors(home: Home, config: RunConfig, checkpoint: Path) -> "dict[str, Tensor]":
+    """Encode all items with a checkpoint's weights; the vectors by branch.
 
     Raises:
         DataError: features are missing.
@@ -117,9 +117,11 @@ def item_vectors(home: Home, config: RunConfig, checkpoint: Path) -> "ItemViews"
     """
     from odmt.evaluation.evaluator import item_table
     from odmt.experiment.arrays import load_arrays
-    from odmt.experiment.build import build_evaluator, choose_device, load_model, validation_targets
+    from odmt.experiment.build import build_features, choose_device, load_model
 
     arrays = load_arrays(home, config)
     device = choose_device()
     model = load_model(config, arrays, checkpoint, str(device))
-    return item_table(model, build_evaluator(config, arrays, validation_targets(arrays), device).item_chunks())
+    features = build_features(config, arrays, model.item_encoder.reads, device)
+    table = item_table(model, features.chunks(config.train.eval_batch_size))
+    return dict(zip(model.branches, table, strict=True))

@@ -5,7 +5,7 @@ A package is a folder::
     weights.safetensors       the checkpoint's weights
     config.yaml               the trial's resolved configuration
     items.parquet             item_id, title; row i = compact id i + 1
-    item_vectors.safetensors  id, text, image: the three branches' items, so that serving needs no features
+    item_vectors.safetensors  the items' vectors by branch, so that serving needs no features
 
 Shape letters, used as name suffixes in this file:
     B users, N items (column j = compact id j + 1)
@@ -26,8 +26,7 @@ from odmt.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from odmt.evaluation.evaluator import score_users
 from odmt.evaluation.ranking import UserBatch
 from odmt.experiment.shape import empty_model
-from odmt.model.fusion import ItemViews
-from odmt.model.odmt import Odmt
+from odmt.model.recommender import SequentialRecommender
 
 WEIGHTS, CONFIG, ITEMS, VECTORS = "weights.safetensors", "config.yaml", "items.parquet", "item_vectors.safetensors"
 PACKAGE_FILES = (WEIGHTS, CONFIG, ITEMS, VECTORS)
@@ -46,9 +45,14 @@ class Recommender:
     """A model with its items' vectors and names."""
 
     def __init__(
-        self, model: Odmt, table: ItemViews, item_ids: Sequence[str], titles: Sequence[str], max_seq_len: int
+        self,
+        model: SequentialRecommender,
+        table: Sequence[Tensor],
+        item_ids: Sequence[str],
+        titles: Sequence[str],
+        max_seq_len: int,
     ) -> None:
-        """Keep the parts; ``table`` is ``(N + 1, D)`` a branch, row 0 = padding."""
+        """Keep the parts; ``table`` is ``(N + 1, D)`` a branch of the model, row 0 = padding."""
         self.model = model.eval()
         self.table = table
         self.item_ids = list(item_ids)
@@ -121,7 +125,7 @@ def write_package(
     *,
     checkpoint: Path,
     config: Mapping[str, object],
-    table: ItemViews,
+    table: Mapping[str, Tensor],
     item_ids: Sequence[str],
     titles: Sequence[str],
 ) -> dict[str, str]:
@@ -131,7 +135,7 @@ def write_package(
         folder: exists, empty.
         checkpoint: folder with ``weights.safetensors``.
         config: the resolved configuration as nested plain values.
-        table: three ``(N + 1, D)``.
+        table: by branch ``(N + 1, D)``.
         item_ids: external ids, N.
         titles: N.
 
@@ -152,7 +156,7 @@ def write_package(
     (folder / WEIGHTS).symlink_to(weights.resolve())
     (folder / CONFIG).write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
     pq.write_table(pa.table({"item_id": list(item_ids), "title": list(titles)}), folder / ITEMS)
-    save_file({name: _plain(view) for name, view in table._asdict().items()}, folder / VECTORS)
+    save_file({name: _plain(view) for name, view in table.items()}, folder / VECTORS)
     return {name: str((folder / name).resolve()) for name in PACKAGE_FILES}
 
 
@@ -172,23 +176,33 @@ def read_package(paths: Mapping[str, str]) -> Recommender:
         model = _empty_model(config, weights)
         model.load_state_dict(weights)
         vectors = load_file(paths[VECTORS])
-        table = ItemViews(vectors["id"], vectors["text"], vectors["image"])
+        table = [vectors[name] for name in model.branches]
         items = pq.read_table(paths[ITEMS]).to_pydict()
     except (KeyError, OSError, RuntimeError, SafetensorError, ConfigError, ValueError) as error:
         raise CheckpointError(f"the registered model cannot be loaded: {error}; promote it again") from error
-    if not len(table.id) == len(items["item_id"]) + 1 == model.id_table.num_embeddings:
+    id_table = model.item_encoder.id_table
+    if {len(part) for part in table} != {len(items["item_id"]) + 1} or (
+        id_table is not None and id_table.num_embeddings != len(table[0])
+    ):
         raise CheckpointError("the registered model's items do not fit its weights; promote it again")
     return Recommender(model, table, items["item_id"], items["title"], config.data.max_seq_len)
 
 
-def _empty_model(config: RunConfig, weights: Mapping[str, Tensor]) -> Odmt:
-    """Make a model of the right shapes without features: widths are read off the weights."""
-    num_rows, id_dim = weights["id_table.weight"].shape
+def _empty_model(config: RunConfig, weights: Mapping[str, Tensor]) -> SequentialRecommender:
+    """Make a model of the right shapes without features: widths are read off the weights, 0 where there are none."""
+
+    def shape(*names: str) -> tuple[int, int]:
+        for name in names:
+            if (found := weights.get(f"item_encoder.{name}.weight")) is not None:
+                return found.shape[0], found.shape[1]
+        return 1, 0
+
+    num_rows, id_dim = shape("id_table")
     return empty_model(
         config,
         num_items=num_rows - 1,
-        text_dim=weights["text_projection.weight"].shape[1],
-        image_dim=weights["image_projection.weight"].shape[1],
+        text_dim=shape("text_projection", "projection")[1],
+        image_dim=shape("image_projection", "projection")[1],
         id_dim=id_dim,
     )
 

@@ -19,8 +19,7 @@ from odmt.tracking.connection import connect, unreachable
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
-
-    from odmt.model.fusion import ItemViews
+    from torch import Tensor
 
 CHAMPION, PREVIOUS = "champion", "previous"
 PIP_PACKAGES = ("mlflow", "torch", "numpy", "pyarrow", "pyyaml", "safetensors")
@@ -35,7 +34,7 @@ class Candidate:
     config: Mapping[str, Any]
     """The resolved configuration as nested plain values."""
 
-    make_table: "Callable[[], ItemViews]"
+    make_table: "Callable[[], Mapping[str, Tensor]]"
     """Makes three ``(N + 1, D)``, the branches' item vectors; called only where a new version is made."""
 
     item_ids: Sequence[str]

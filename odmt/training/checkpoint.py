@@ -4,8 +4,11 @@ Layout of a run's folder, one folder a checkpoint::
 
     e000005-a002-3f9c/     epoch, attempt, random suffix: two attempts never share a name
       weights.safetensors  the model
-      state.pt             optimiser, loss scaler, random streams (torch.save, loaded with weights_only)
+      state.pt             optimiser, loss scaler (torch.save, loaded with weights_only)
+      ranks.npz            of each head the rank of every user's validation target after this epoch, in user order
       meta.json            epoch, attempt, and the metrics of every epoch so far
+
+Random streams need no saving: each epoch starts its own from the seed.
 """
 
 import json
@@ -13,10 +16,11 @@ import re
 import shutil
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +29,7 @@ from odmt.files import sync
 
 _NAME = re.compile(r"e(\d{6})-a(\d{3,})-[0-9a-f]+")
 _PARTIAL = ".partial-"
+RANKS = "ranks.npz"
 
 
 @dataclass(frozen=True)
@@ -34,14 +39,16 @@ class Checkpoint:
     Attributes:
         epoch: epochs done.
         weights: the model's state dict.
-        state: optimiser, scaler and random streams.
+        state: optimiser and scaler.
         history: ``{"epoch": n, "seconds": s, "metrics": {...}}`` for each epoch so far.
+        ranks: of each head int32 ``(users,)``, for statistics over users.
     """
 
     epoch: int
     weights: dict[str, Tensor]
     state: dict[str, Any]
     history: list[dict[str, Any]]
+    ranks: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class CheckpointFolder:
@@ -83,6 +90,7 @@ class CheckpointFolder:
         weights = {key: value.detach().cpu().contiguous() for key, value in checkpoint.weights.items()}
         save_file(weights, partial / "weights.safetensors")
         torch.save(checkpoint.state, partial / "state.pt")
+        np.savez_compressed(partial / RANKS, allow_pickle=False, **checkpoint.ranks)
         meta = {"epoch": checkpoint.epoch, "attempt": self.attempt, "history": checkpoint.history}
         (partial / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
         for path in [*partial.iterdir(), partial]:
@@ -146,7 +154,9 @@ def load_checkpoint(folder: Path, device: torch.device) -> Checkpoint:
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-        return Checkpoint(int(meta["epoch"]), load_weights(folder, device), state, meta["history"])
+        with np.load(folder / RANKS) as archive:
+            ranks = dict(archive)
+        return Checkpoint(int(meta["epoch"]), load_weights(folder, device), state, meta["history"], ranks)
     except CheckpointError:
         raise
     except Exception as error:  # torch.load and json raise many kinds for a damaged file

@@ -1,6 +1,9 @@
 """The optimiser, and the numeric precision of a device."""
 
-from collections.abc import Iterable
+import math
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -39,5 +42,38 @@ def choose_precision(name: str, device: torch.device) -> Precision:
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.AdamW:
-    """Return AdamW with weight decay on every parameter, as the authors use it."""
-    return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    """Return AdamW with weight decay on every parameter, as the authors use it; one fused kernel a parameter."""
+    return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+
+
+def learning_rate_factor(done_steps: int, steps_per_epoch: int, config: TrainConfig) -> float:
+    """Return what the learning rate is multiplied by in the step after ``done_steps``.
+
+    A linear warm-up over ``warmup_epochs``, then 1, or with the cosine schedule half a cosine from 1 towards 0, which
+    the step after the last would reach. A function of the step alone, so that a resumed run needs no state of it.
+    Source of the cosine: Loshchilov and Hutter, arXiv:1608.03983, without restarts.
+    """
+    warmup = round(config.warmup_epochs * steps_per_epoch)
+    if done_steps < warmup:
+        return (done_steps + 1) / (warmup + 1)
+    if config.schedule == "constant":
+        return 1.0
+    total = config.max_epochs * steps_per_epoch
+    progress = (done_steps - warmup) / max(1, total - warmup)
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+@contextmanager
+def torch_settings(config: TrainConfig) -> Iterator[None]:
+    """Set what holds for the whole process while a run lasts: deterministic kernels if asked for, no TF32."""
+    before = torch.are_deterministic_algorithms_enabled()
+    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first GPU product runs
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32

@@ -2,105 +2,153 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from itertools import islice
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from odmt.config import DistillConfig, TrainConfig
 from odmt.errors import NonFiniteError
-from odmt.model.losses import distillation_weight
-from odmt.model.odmt import Batch, Odmt
-from odmt.training.optim import choose_precision
+from odmt.model.losses import Objective, distillation_weight
+from odmt.model.recommender import Batch, SequentialRecommender
+from odmt.training.optim import choose_precision, learning_rate_factor
+from odmt.training.seeding import seed_torch
+
+Valid = TypeVar("Valid")
 
 
-class TrainedEpoch(NamedTuple):
+class TrainedEpoch(NamedTuple, Generic[Valid]):
     """What one epoch gave.
 
     Attributes:
         epoch: counted from 1.
-        train: mean ``loss``, ``ce`` and ``kd`` over the batches.
-        valid: metrics after the epoch.
+        train: mean ``loss``, ``ce`` and ``kd`` over the steps.
+        valid: what validation found after the epoch.
         seconds: training and validation together.
     """
 
     epoch: int
     train: dict[str, float]
-    valid: dict[str, float]
+    valid: Valid
     seconds: float
 
 
 class Step:
-    """One optimiser step over a group of batches whose gradients are averaged."""
+    """One optimiser step over batches whose gradients are averaged, over all processes if there are several."""
 
     def __init__(
-        self, model: Odmt, optimizer: torch.optim.Optimizer, train: TrainConfig, distill: DistillConfig
+        self,
+        model: SequentialRecommender,
+        optimizer: torch.optim.Optimizer,
+        train: TrainConfig,
+        distill: DistillConfig,
+        *,
+        steps_per_epoch: int = 1,
     ) -> None:
-        """Choose the precision of the model's device."""
+        """Choose the precision of the model's device; in a process group, average gradients over it."""
         self.model = model
         self.optimizer = optimizer
+        self.train = train
         self.distill = distill
-        self.grad_clip = train.grad_clip
+        self.steps_per_epoch = steps_per_epoch
         self.device = next(model.parameters()).device
         precision = choose_precision(train.precision, self.device)
         self.autocast_dtype = precision.autocast
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scale_loss)
+        self.parallel = _in_parallel(model) if dist.is_initialized() else None
 
-    def autocast(self) -> AbstractContextManager[object]:
-        """Return the context in which the model computes."""
+    def autocast(self) -> AbstractContextManager[None]:
+        """Return the context that the model's products run in."""
         if self.autocast_dtype is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast_dtype)
 
-    def __call__(self, group: list[Batch], epoch: int) -> dict[str, float]:
-        """Take the step; return the mean loss terms.
+    def __call__(self, group: Sequence[Batch], epoch: int, number: int = 0) -> dict[str, float]:
+        """Take the step.
+
+        Args:
+            group: batches; negatives are local to each.
+            epoch: counted from 1; decides the weight of the distillation and, with ``number``, the learning rate.
+            number: which step of the epoch, from 0.
+
+        Returns:
+            Mean ``loss``, ``ce`` and ``kd``.
 
         Raises:
-            NonFiniteError: a loss, or the gradient in full precision, is NaN or infinite; no step was taken.
+            NonFiniteError: the loss or the gradient is not finite; the weights are as before the step.
         """
-        weight = distillation_weight(epoch, self.distill.rampup_epochs, self.distill.weight)
-        totals = {"loss": 0.0, "ce": 0.0, "kd": 0.0}
+        objective = self._objective(epoch)
+        self._set_learning_rate((epoch - 1) * self.steps_per_epoch + number)
         self.optimizer.zero_grad(set_to_none=True)
-        for batch in group:
-            with self.autocast():
-                terms = self.model(
-                    batch,
-                    kd_weight=weight,
-                    temperature=self.distill.temperature,
-                    detach_teacher=self.distill.detach_teacher,
-                )
-            for name, value in terms._asdict().items():
-                totals[name] += value.item() / len(group)
-            if not math.isfinite(totals["loss"]):
-                raise NonFiniteError(f"the training loss is {totals['loss']} in epoch {epoch}, before the step")
-            self.scaler.scale(terms.loss / len(group)).backward()
+        forward = self.model if self.parallel is None else self.parallel
+        totals = torch.zeros(3, device=self.device)
+        for index, batch in enumerate(group):
+            with self._synchronised(index == len(group) - 1):
+                with self.autocast():
+                    terms = forward(batch, objective)
+                totals += torch.stack([value.detach().float() for value in terms]) / len(group)
+                self.scaler.scale(terms.loss / len(group)).backward()
         self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.grad_clip)
-        if not self.scaler.is_enabled() and not torch.isfinite(norm):
-            raise NonFiniteError(f"the gradient's norm is {norm.item()} in epoch {epoch}, before the step")
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.train.grad_clip, foreach=True)
+        found = self._checked(totals, norm, epoch)
         self.scaler.step(self.optimizer)  # skips the step itself when scaled fp16 gradients overflowed
         self.scaler.update()
-        return totals
+        return found
+
+    def _objective(self, epoch: int) -> Objective:
+        distill = self.distill
+        weight = distillation_weight(epoch, distill.rampup_epochs, distill.weight)
+        return Objective(weight, distill.temperature, distill.detach_teacher, distill.objective == "kl")
+
+    def _set_learning_rate(self, done_steps: int) -> None:
+        factor = learning_rate_factor(done_steps, self.steps_per_epoch, self.train)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.train.learning_rate * factor
+
+    def _synchronised(self, last: bool) -> AbstractContextManager[None]:
+        return nullcontext() if self.parallel is None or last else self.parallel.no_sync()
+
+    def _checked(self, totals: Tensor, norm: Tensor, epoch: int) -> dict[str, float]:
+        """Read the numbers once (a GPU is waited for once a step) and refuse the step if they are not finite."""
+        if self.parallel is not None:  # all processes see the same mean and stop together
+            dist.all_reduce(totals)
+            totals /= dist.get_world_size()
+        loss, ce, kd, gradient = torch.cat([totals, norm.detach().float().reshape(1)]).tolist()
+        if not math.isfinite(loss):
+            raise NonFiniteError(f"the training loss is {loss} in epoch {epoch}, before the step")
+        if not self.scaler.is_enabled() and not math.isfinite(gradient):
+            raise NonFiniteError(f"the gradient's norm is {gradient} in epoch {epoch}, before the step")
+        return {"loss": loss, "ce": ce, "kd": kd}
+
+
+def _in_parallel(model: SequentialRecommender) -> nn.parallel.DistributedDataParallel:
+    device = next(model.parameters()).device
+    return nn.parallel.DistributedDataParallel(
+        model, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
+    )
 
 
 def fit(
     step: Step,
-    batches: Callable[[int], Iterable[Batch]],
-    validate: Callable[[Odmt], dict[str, float]],
+    steps: Callable[[int], Iterable[list[Batch]]],
+    validate: Callable[[SequentialRecommender], Valid],
     train: TrainConfig,
     *,
     epochs_done: int = 0,
-) -> Iterator[TrainedEpoch]:
+    rank: int = 0,
+) -> Iterator[TrainedEpoch[Valid]]:
     """Train, yielding after every epoch; stop consuming to stop training.
 
     Args:
         step: takes one optimiser step.
-        batches: gives an epoch's batches.
+        steps: gives an epoch's steps, each a group of batches.
         validate: measures the model; called after every epoch, the last one too.
-        train: how long, and how many batches a step.
+        train: how long.
         epochs_done: epochs that an earlier part of the run has finished.
+        rank: of this process; each has dropout masks of its own.
 
     Raises:
         NonFiniteError: a loss, gradient or score is NaN or infinite. Weights are those of the last finished step.
@@ -108,13 +156,8 @@ def fit(
     for epoch in range(epochs_done + 1, train.max_epochs + 1):
         started = time.perf_counter()
         step.model.train()
-        totals: dict[str, float] = {}
-        num_batches = 0
-        remaining = iter(batches(epoch))
-        while group := list(islice(remaining, train.accumulate_batches)):
-            for name, value in step(group, epoch).items():
-                totals[name] = totals.get(name, 0.0) + value * len(group)
-            num_batches += len(group)
-        means = {name: value / num_batches for name, value in totals.items()}
+        seed_torch(train.seed, "dropout", rank, epoch)
+        found = [step(group, epoch, number) for number, group in enumerate(steps(epoch))]
+        means = {name: sum(one[name] for one in found) / len(found) for name in found[0]}
         valid = validate(step.model)  # in float32: rounded scores tie, and ties count against the target
         yield TrainedEpoch(epoch, means, valid, time.perf_counter() - started)

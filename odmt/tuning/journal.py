@@ -95,7 +95,8 @@ class Journal:
         epoch, metrics = int(result["epoch"]), result["metrics"]
         if epoch <= len(trial.epochs):
             return CONTINUE
-        max_epochs = trial.config["train"]["max_epochs"]
+        # A trial that ends early by itself (train.early_stopping_patience) is complete where it ends.
+        max_epochs = epoch if result.get("is_last") else trial.config["train"]["max_epochs"]
         decided = verdict(self.log.study, self.space.scheduler, max_epochs, trial.trial_id, epoch, metrics)
         self.log.commit(
             "epoch",

@@ -94,6 +94,7 @@ def reports(assignment: Mapping[str, Any], job: TrialJob) -> Iterator[dict[str, 
             "metrics": {name: float(value) for name, value in result.metrics.items()},
             "seconds": float(result.seconds),
             "checkpoint": str(result.checkpoint) if result.checkpoint else None,
+            "is_last": bool(result.is_last),
         }
 
 

@@ -1,7 +1,8 @@
 import pytest
 
 from odmt.config import RunConfig, dotted_values, from_mapping, read_yaml, replace_values, to_mapping
-from odmt.config.loading import parse_assignments, parse_yaml
+from odmt.config.loading import parse_assignments
+from odmt.config.strict_yaml import parse_yaml
 from odmt.errors import ConfigError
 
 

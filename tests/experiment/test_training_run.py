@@ -11,6 +11,7 @@ from odmt.experiment.arrays import validation_floors
 from odmt.experiment.build import (
     build_batches,
     build_evaluator,
+    build_features,
     build_model,
     choose_device,
     load_model,
@@ -18,6 +19,7 @@ from odmt.experiment.build import (
 )
 from odmt.experiment.run import training_run
 from odmt.features.ragged import RaggedFeatures
+from odmt.model.losses import Objective, candidate_loss
 from odmt.training.checkpoint import CheckpointFolder, load_weights
 from odmt.training.optim import make_optimizer
 from odmt.training.trainer import Step, fit
@@ -37,7 +39,13 @@ def test_every_epoch_is_validated_the_last_one_too(arrays):
         f"valid/{prefix}{name}" for prefix in ("", "id/", "text/", "image/") for name in ranking_metrics(np.ones(1))
     }
     losses = {"train/loss", "train/ce", "train/kd"}
-    assert all(result.metrics.keys() == heads | losses | {"valid/repeat_targets"} for result in results)
+    counts = {"valid/repeat_targets", "valid/cold/users", "valid/short_history/users"}
+    for result in results:
+        assert heads | losses | counts <= result.metrics.keys()
+        assert {name.split("/")[1] for name in result.metrics.keys() - heads - losses - counts} <= {
+            "cold",
+            "short_history",
+        }
 
 
 def test_training_learns_which_item_follows_which():
@@ -104,14 +112,19 @@ def test_scores_stay_in_full_precision_under_autocast(arrays):
     config = small_config(train={"precision": "bf16", "max_epochs": 1})
     model = build_model(config, arrays, CPU)
     step = Step(model, make_optimizer(model.parameters(), config.train), config.train, config.distill)
-    evaluator = build_evaluator(config, arrays, validation_targets(arrays), CPU)
-    (done,) = fit(step, build_batches(config, arrays, CPU), evaluator.metrics, config.train)
-    assert done.valid == evaluator.metrics(model)
+    features = build_features(config, arrays, "all", CPU)
+    evaluator = build_evaluator(config, arrays, validation_targets(arrays), features)
+    (done,) = fit(step, build_batches(config, arrays, features), evaluator.measure, config.train)
+    assert done.valid.metrics == evaluator.measure(model).metrics
+    ((batch, *_), *_) = build_batches(config, arrays, features)(1)
     with step.autocast():
-        logits, _ = model.logits(next(iter(build_batches(config, arrays, CPU)(1))))
-    assert {branch.dtype for branch in logits} == {torch.float32}
-    real = logits.id[logits.id > -1e3]
-    assert not torch.equal(real, real.bfloat16().float())
+        under_autocast = model(batch, Objective())
+        items = [torch.nn.Parameter(view.float()) for view in model.encode_items(batch.item_ids, batch.groups)]
+        states = [state.float() for state in model.encode_sequences([i[batch.inputs] for i in items], batch.layout)]
+        inside = candidate_loss(states, items, batch.candidates, Objective()).loss
+    outside = candidate_loss(states, items, batch.candidates, Objective()).loss
+    assert under_autocast.loss.dtype == torch.float32
+    assert inside.item() == outside.item()
 
 
 def test_a_device_that_is_not_there_is_named():
@@ -134,36 +147,17 @@ def test_two_accumulated_batches_give_the_mean_of_their_gradients(arrays):
         train={"grad_clip": 1e9, "accumulate_batches": 2}, fusion={"dropout": 0.0}, sequence={"dropout": 0.0}
     )
     model = build_model(config, arrays, CPU)
-    batches = list(build_batches(config, arrays, CPU)(1))[:2]
+    batches = next(iter(build_batches(config, arrays, build_features(config, arrays, "all", CPU))(1)))
+    assert len(batches) == 2
     grads = []
     for batch in batches:
         model.zero_grad()
-        model(batch, kd_weight=0.0, temperature=1.0).loss.backward()
+        model(batch, Objective()).loss.backward()
         grads.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
     distill = small_config(distill={"weight": 0.0}).distill
     Step(model, make_optimizer(model.parameters(), config.train), config.train, distill)(batches, epoch=1)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, (grads[0][name] + grads[1][name]) / 2)
-
-
-def test_every_user_stands_in_an_epoch_once(arrays):
-    batches = build_batches(small_config(), arrays, CPU)
-    rows = torch.cat([batch.slots for batch in batches(1)])
-    assert sorted(rows.tolist()) == sorted(batches.windows_US.tolist())
-    assert rows.tolist() != torch.cat([batch.slots for batch in batches(2)]).tolist()
-
-
-def test_a_batch_holds_every_item_once_and_finds_it_again(arrays):
-    batch = next(iter(build_batches(small_config(), arrays, CPU)(1)))
-    padded = torch.cat([torch.zeros(1, dtype=torch.int64), batch.item_ids])
-    assert torch.equal(padded[batch.slot_item], batch.slots)
-    assert len(set(batch.item_ids.tolist())) == len(batch.item_ids)
-    lengths = np.diff(arrays.text.offsets)[arrays.split.item_rows[batch.item_ids.numpy() - 1]]
-    assert batch.tokens.text_mask.sum(dim=1).tolist() == lengths.tolist()
-
-
-def test_a_batch_larger_than_the_data_is_one_batch(arrays):
-    assert len(build_batches(small_config(train={"batch_size": 1000}), arrays, CPU)) == 1
 
 
 def test_floors_of_the_validation_split_have_both_rankers(arrays):

@@ -5,9 +5,14 @@ import pytest
 import torch
 from golden_files import group, load, make_batch, make_model, names, tokens_of
 
+from odmt.config import TrainConfig
 from odmt.model.fusion import IdAwareMultimodalTransformer
-from odmt.model.losses import branch_losses, distillation_weight
+from odmt.model.items import ItemShape, make_item_encoder
+from odmt.model.layout import SequenceLayout
+from odmt.model.losses import Objective, distillation_weight
+from odmt.model.recommender import SequentialRecommender
 from odmt.model.sequence import SasRec
+from odmt.training.optim import make_optimizer
 
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
 
@@ -53,10 +58,10 @@ def test_sequence_encoder_equals_the_authors(name):
     encoder = SasRec(meta["d"], meta["L"], meta["blocks"], meta["heads"], 0.0)
     encoder.load_state_dict(group(arrays, "state/"))
     inputs = torch.from_numpy(arrays["input_embs"]).requires_grad_()
-    output = encoder(inputs, torch.from_numpy(arrays["log_mask"] != 0))
-    (output * torch.from_numpy(arrays["cotangent"])).sum().backward()
-    valid = arrays["valid"]
-    torch.testing.assert_close(output.detach()[valid], torch.from_numpy(arrays["output"][valid]), **TOLERANCE)
+    valid = torch.from_numpy(arrays["valid"] != 0)
+    output = encoder(inputs[valid], SequenceLayout.of(torch.from_numpy(arrays["log_mask"] != 0)))
+    (output * torch.from_numpy(arrays["cotangent"])[valid]).sum().backward()
+    torch.testing.assert_close(output.detach(), torch.from_numpy(arrays["output"])[valid], **TOLERANCE)
     torch.testing.assert_close(inputs.grad, torch.from_numpy(arrays["grad_input_embs"]), **TOLERANCE)
     assert_all_close(gradients(encoder), group(arrays, "grad/"), **TOLERANCE)
 
@@ -68,22 +73,47 @@ def case(request):
     return meta, arrays, make_model(meta, arrays, "state/"), make_batch(arrays, slots)
 
 
-def test_logits_and_labels_equal_the_authors(case):
+def columns_of_slots(arrays, batch):
+    """Column of every real slot of the recorded logits in ours, and where those slots are."""
+    ids = arrays["sample_items_id"].reshape(-1)
+    real = np.flatnonzero(ids)
+    order = {item: place for place, item in enumerate(batch.item_ids.tolist())}
+    return torch.tensor([order[item] for item in ids[real].tolist()]), torch.from_numpy(real)
+
+
+@pytest.mark.parametrize("branch", ["id", "text", "image"])
+def test_logits_equal_the_authors_where_they_are_candidates(case, branch):
     _, arrays, model, batch = case
-    logits, label = model.logits(batch)
-    np.testing.assert_array_equal(label, arrays["label"])
-    for branch in logits._fields:
-        expected = torch.from_numpy(arrays[f"logits_{branch}"])
-        torch.testing.assert_close(getattr(logits, branch).detach(), expected, **TOLERANCE)
+    items = model.encode_items(batch.item_ids, batch.groups)
+    states = model.encode_sequences([view[batch.inputs] for view in items], batch.layout)
+    place = model.branches.index(branch)
+    logits = (states[place] @ items[place].T - batch.candidates.log_popularity).detach()
+    column, slot = columns_of_slots(arrays, batch)
+    expected = torch.from_numpy(arrays[f"logits_{branch}"])[:, slot]
+    candidate = expected != -1e4
+    torch.testing.assert_close(logits[:, column][candidate], expected[candidate], **TOLERANCE)
+
+
+def test_candidates_and_their_counts_equal_the_authors(case):
+    _, arrays, _, batch = case
+    column, slot = columns_of_slots(arrays, batch)
+    recorded = arrays["logits_id"] != -1e4
+    counted = torch.zeros(recorded.shape[0], len(batch.item_ids), dtype=torch.float64)
+    counted.index_add_(1, column, torch.from_numpy(recorded[:, slot]).double())
+    label = column[torch.searchsorted(slot, torch.from_numpy(arrays["label"]))]
+    ours = batch.candidates.log_count.exp().expand_as(counted)
+    ours = ours.masked_fill(batch.candidates.held[batch.candidates.user], 0.0).scatter(1, label[:, None], 1.0)
+    torch.testing.assert_close(batch.candidates.label, label)
+    torch.testing.assert_close(ours, counted)
 
 
 def test_losses_equal_the_authors_at_every_setting(case):
     _, arrays, model, batch = case
-    logits, label = model.logits(batch)
     settings = zip(*(arrays[key] for key in ("epoch", "alpha", "tau", "ce_loss", "kl_loss")), strict=True)
     for epoch, alpha, tau, ce, kd in settings:
         weight = distillation_weight(int(epoch), *as_settings(float(alpha)))
-        terms = branch_losses(tuple(logits), label, kd_weight=weight, temperature=float(tau), detach_teacher=False)
+        with torch.no_grad():
+            terms = model(batch, Objective(weight, float(tau)))
         assert terms.ce.item() == pytest.approx(float(ce), abs=1e-5)
         assert terms.kd.item() == pytest.approx(float(kd), abs=1e-5, rel=1e-6)
 
@@ -92,7 +122,7 @@ def test_gradients_equal_the_authors(case):
     _, arrays, model, batch = case
     model.zero_grad()
     weight = distillation_weight(int(arrays["grad_epoch"]), *as_settings(float(arrays["grad_alpha"])))
-    terms = model(batch, kd_weight=weight, temperature=float(arrays["grad_tau"]))
+    terms = model(batch, Objective(weight, float(arrays["grad_tau"])))
     terms.loss.backward()
     assert terms.ce.item() == pytest.approx(float(arrays["grad_ce_loss"]), abs=1e-5)
     assert_all_close(gradients(model), group(arrays, "grad/"), **TOLERANCE)
@@ -104,10 +134,10 @@ def test_id_table_starts_as_the_authors(case):
     start = {0: "random", 1: "text+image", 2: "image", 3: "text"}[meta["init"]]
     summaries = tokens_of(arrays, np.arange(1, meta["item_num"] + 1))
     with torch.no_grad():
-        model.id_table.weight[1:] = 7.0 if start != "random" else model.id_table.weight[1:]
-    model.start_id_table(start, summaries.text[:, 0], summaries.image[:, 0])
+        model.item_encoder.id_table.weight[1:] = 7.0 if start != "random" else model.item_encoder.id_table.weight[1:]
+    model.item_encoder.start_id_table(start, summaries.text[:, 0], summaries.image[:, 0])
     expected = torch.from_numpy(arrays["state/id_encoder.weight"])
-    torch.testing.assert_close(model.id_table.weight[1:].detach(), expected[1:], rtol=0, atol=1e-6)
+    torch.testing.assert_close(model.item_encoder.id_table.weight[1:].detach(), expected[1:], rtol=0, atol=1e-6)
 
 
 def test_starting_the_id_table_copies_the_features():
@@ -115,9 +145,9 @@ def test_starting_the_id_table_copies_the_features():
     model = make_model(meta, arrays, "state/")
     summaries = tokens_of(arrays, np.arange(1, meta["item_num"] + 1))
     before = summaries.text.clone()
-    model.start_id_table("text", summaries.text[:, 0], summaries.image[:, 0])
+    model.item_encoder.start_id_table("text", summaries.text[:, 0], summaries.image[:, 0])
     with torch.no_grad():
-        model.id_table.weight.add_(1.0)
+        model.item_encoder.id_table.weight.add_(1.0)
     torch.testing.assert_close(summaries.text, before, rtol=0, atol=0)
 
 
@@ -125,13 +155,13 @@ def test_starting_the_id_table_copies_the_features():
 def test_twenty_steps_of_training_equal_the_authors(name):
     meta, arrays = load(name)
     model = make_model(meta, arrays, "state0/")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
+    optimizer = make_optimizer(model.parameters(), TrainConfig(learning_rate=1e-3, weight_decay=0.1))
     slots = arrays["sample_items_id"].reshape(5, -1, meta["max_seq_len"] + 1)
     batches = [make_batch(arrays, rows) for rows in slots]
     ramp, constant = as_settings(meta["alpha"])
     for step in range(20):
         weight = distillation_weight(int(arrays["epoch_of_step"][step]), ramp, constant)
-        terms = model(batches[arrays["batch_of_step"][step]], kd_weight=weight, temperature=meta["tau"])
+        terms = model(batches[arrays["batch_of_step"][step]], Objective(weight, meta["tau"]))
         optimizer.zero_grad()
         terms.loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -144,15 +174,7 @@ def test_twenty_steps_of_training_equal_the_authors(name):
 
 def test_parameter_count_is_the_papers():
     with torch.device("meta"):
-        model = make_full_size()
-    without_table = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("id_table"))
+        items = make_item_encoder("imt", ItemShape(10, 768, 768, 768, 768, 2, 2, 0.1), id_masking=True)
+        model = SequentialRecommender(items, {name: SasRec(768, 12, 2, 2, 0.1) for name in items.branches})
+    without_table = sum(p.numel() for name, p in model.named_parameters() if "id_table" not in name)
     assert without_table == 62_025_984
-
-
-def make_full_size():
-    from odmt.model.odmt import Odmt
-
-    widths = dict.fromkeys(("text_dim", "image_dim", "id_dim", "width"), 768)
-    fusion = {"fusion_layers": 2, "fusion_heads": 2, "fusion_dropout": 0.1, "id_masking": True}
-    sequence = {"sequence_layers": 2, "sequence_heads": 2, "sequence_dropout": 0.1}
-    return Odmt(num_items=10, max_seq_len=12, **widths, **fusion, **sequence)

@@ -1,12 +1,12 @@
+"""What the building blocks promise, each by itself."""
+
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from odmt.model.attention import MultiHeadAttention
-from odmt.model.fusion import IdAwareMultimodalTransformer
-from odmt.model.losses import distillation_loss, distillation_weight, in_batch_candidates
-from odmt.model.sequence import SasRec
+from odmt.model.attention import MultiHeadAttention, TransformerBlock
+from odmt.model.dropout import Dropout
+from odmt.model.fusion import ContentTransformer, IdAwareMultimodalTransformer
+from odmt.model.losses import distillation_weight
 
 
 @pytest.fixture
@@ -17,7 +17,6 @@ def item():
         "text_MTD": torch.randn(2, 3, 8),
         "image_MVD": torch.randn(2, 2, 8),
         "text_mask_MT": torch.tensor([[True, True, False], [True, True, True]]),
-        "image_mask_MV": torch.ones(2, 2, dtype=torch.bool),
     }
 
 
@@ -40,42 +39,57 @@ def test_without_id_masking_content_views_read_the_id(item):
     assert not torch.allclose(after.text, before.text)
 
 
-def test_padded_text_tokens_have_no_effect(item):
+@pytest.mark.parametrize("id_masking", [True, False])
+def test_padded_text_tokens_have_no_effect(item, id_masking):
     changed = item["text_MTD"].clone()
     changed[0, 2] = 100.0
-    before, after = fusion()(**item), fusion()(**item | {"text_MTD": changed})
+    before, after = fusion(id_masking)(**item), fusion(id_masking)(**item | {"text_MTD": changed})
     for left, right in zip(before, after, strict=True):
         torch.testing.assert_close(left, right, rtol=0, atol=0)
 
 
-def sasrec():
-    torch.manual_seed(2)
-    return SasRec(8, 5, 2, 2, 0.0)
+@pytest.mark.parametrize("id_masking", [True, False])
+def test_no_mask_is_a_mask_of_real_tokens(item, id_masking):
+    item.pop("text_mask_MT")
+    masks = {"text_mask_MT": torch.ones(2, 3).bool(), "image_mask_MV": torch.ones(2, 2).bool()}
+    for left, right in zip(fusion(id_masking)(**item), fusion(id_masking)(**item, **masks), strict=True):
+        torch.testing.assert_close(left, right)
 
 
-def test_a_position_does_not_read_the_future():
-    items, mask = torch.randn(1, 5, 8), torch.ones(1, 5, dtype=torch.bool)
-    changed = items.clone()
-    changed[:, 3:] = 0.0
-    encoder = sasrec()
-    torch.testing.assert_close(encoder(items, mask)[:, :3], encoder(changed, mask)[:, :3])
+def test_the_content_transformer_reads_images_and_no_padding(item):
+    torch.manual_seed(1)
+    content = ContentTransformer(8, 2, 2, 0.0)
+    item.pop("id_MD")
+    before = content(**item)
+    padding = item["text_MTD"].clone()
+    padding[0, 2] = 100.0
+    torch.testing.assert_close(content(**item | {"text_MTD": padding}), before, rtol=0, atol=0)
+    assert not torch.allclose(content(**item | {"image_MVD": item["image_MVD"] + 1.0}), before)
 
 
-def test_what_stands_at_padding_changes_nothing_at_real_positions():
-    items = torch.randn(1, 5, 8)
-    mask = torch.tensor([[False, False, True, True, True]])
-    changed = items.clone()
-    changed[:, :2] = 7.0
-    encoder = sasrec()
-    torch.testing.assert_close(encoder(items, mask)[:, 2:], encoder(changed, mask)[:, 2:])
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_reading_with_few_queries_equals_the_whole_block_there(heads):
+    torch.manual_seed(0)
+    block = TransformerBlock(8, heads, 0.0).double()
+    x = torch.randn(3, 6, 8, dtype=torch.float64)
+    readable = torch.rand(3, 6, 6) < 0.6
+    readable[:, :, 0] = True
+    attention = block.attention
+    whole = block.feed_forward(attention.finish(x, attention.mix(*attention.split(x), readable.unsqueeze(1))))
+    few = block.read(x[:, [5, 0]], x, readable[:, [5, 0]])
+    torch.testing.assert_close(few, whole[:, [5, 0]], rtol=0, atol=1e-12)
 
 
-def test_an_all_padding_row_stays_finite():
-    encoder = sasrec()
-    out = encoder(torch.randn(2, 5, 8), torch.zeros(2, 5, dtype=torch.bool))
-    out.sum().backward()
-    assert torch.isfinite(out).all()
-    assert all(torch.isfinite(parameter.grad).all() for parameter in encoder.parameters())
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_mixing_head_by_head_equals_the_fused_kernel(is_causal, monkeypatch):
+    """With dropout a CPU mixes head by head; a mask that keeps everything makes the two comparable."""
+    torch.manual_seed(0)
+    attention = MultiHeadAttention(8, 2, 0.5).double()
+    heads = attention.split(torch.randn(3, 6, 8, dtype=torch.float64))
+    readable = None if is_causal else (torch.rand(3, 1, 6, 6) < 0.6) | torch.eye(6).bool()
+    fused = attention.eval().mix(*heads, readable, is_causal=is_causal)
+    monkeypatch.setattr(Dropout, "forward", lambda self, x: x)
+    torch.testing.assert_close(attention.train().mix(*heads, readable, is_causal=is_causal), fused, rtol=0, atol=1e-12)
 
 
 def test_heads_that_do_not_divide_the_width_are_refused():
@@ -83,36 +97,42 @@ def test_heads_that_do_not_divide_the_width_are_refused():
         MultiHeadAttention(8, 3, 0.0)
 
 
-@settings(max_examples=80, deadline=None)
-@given(st.lists(st.lists(st.integers(1, 6), min_size=0, max_size=4), min_size=1, max_size=4))
-def test_candidates_equal_a_plain_reading_of_the_definition(sequences):
-    slots = torch.tensor([[0] * (4 - len(row)) + row for row in sequences])
-    columns = slots.flatten().tolist()
-    rows, labels, masked = [], [], []
-    for user, row in enumerate(slots.tolist()):
-        for position in range(3):
-            if row[position]:
-                label = user * 4 + position + 1
-                rows.append(user * 3 + position)
-                labels.append(label)
-                masked.append([(item == 0 or item in row) and place != label for place, item in enumerate(columns)])
-    found = in_batch_candidates(slots)
-    assert found.rows.tolist() == rows
-    assert found.label.tolist() == labels
-    assert found.masked.tolist() == masked
+def test_dropout_keeps_the_mean_and_drops_its_share():
+    torch.manual_seed(0)
+    dropped = Dropout(0.3)(torch.ones(100_001))
+    assert (dropped == 0).double().mean().item() == pytest.approx(0.3, abs=0.006)
+    assert dropped.mean().item() == pytest.approx(1.0, abs=0.01)
+    assert len(dropped.unique()) == 2
 
 
-def test_distillation_of_equal_logits_is_the_entropy():
-    logits = torch.tensor([[0.0, 0.0]])
-    assert distillation_loss(logits, logits, 2.0, detach_teacher=False).item() == pytest.approx(4 * 0.693147, abs=1e-5)
+def test_neighbouring_dropout_decisions_are_independent():
+    """Four decisions come from one draw: their pairs must be as frequent as chance has it."""
+    torch.manual_seed(0)
+    kept = (Dropout(0.5)(torch.ones(400_000)) != 0).view(-1, 4).double()
+    correlation = torch.corrcoef(kept.T) - torch.eye(4)
+    assert correlation.abs().max() < 0.015
 
 
-@pytest.mark.parametrize("detached", [True, False])
-def test_gradients_reach_the_teacher_unless_detached(detached):
-    student, teacher = torch.zeros(1, 2), torch.tensor([[1.0, 0.0]], requires_grad=True)
-    loss = distillation_loss(student.requires_grad_(), teacher, 1.0, detach_teacher=detached)
-    loss.backward()
-    assert (teacher.grad is None) is detached
+def test_dropout_passes_gradients_where_it_passed_values():
+    x = torch.ones(1000, requires_grad=True)
+    dropped = Dropout(0.3)(x)
+    dropped.sum().backward()
+    torch.testing.assert_close(x.grad, dropped.detach())
+
+
+def test_dropout_does_nothing_in_evaluation_and_repeats_with_the_seed():
+    layer, x = Dropout(0.3), torch.randn(50)
+    torch.manual_seed(5)
+    first = layer(x)
+    torch.manual_seed(5)
+    assert torch.equal(layer(x), first)
+    assert torch.equal(layer.eval()(x), x)
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.0])
+def test_a_dropout_outside_its_range_is_refused(p):
+    with pytest.raises(ValueError, match=rf"dropout: {p} is not in \[0, 1\)"):
+        Dropout(p)
 
 
 @pytest.mark.parametrize(

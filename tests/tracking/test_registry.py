@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 import odmt
 from odmt.config import RunConfig, from_mapping, to_mapping
 from odmt.errors import CheckpointError, DataError
+from odmt.experiment.shape import empty_model
 from odmt.home import Home
-from odmt.model.fusion import ItemViews
-from odmt.model.odmt import Odmt
+from odmt.model.layout import SequenceLayout
+from odmt.model.recommender import SequentialRecommender
 from odmt.tracking.connection import connect
 from odmt.tracking.recommender import Recommender, read_package, write_package
 from odmt.tracking.registry import Candidate, load_champion, register_champion
@@ -35,20 +36,17 @@ CONFIG = from_mapping(
 
 
 @pytest.fixture
-def model() -> Odmt:
+def model() -> SequentialRecommender:
     torch.manual_seed(1)
-    return Odmt(
-        num_items=8, text_dim=6, image_dim=5, id_dim=8, width=8, max_seq_len=3, fusion_layers=1, fusion_heads=2,
-        fusion_dropout=0.1, id_masking=True, sequence_layers=1, sequence_heads=2, sequence_dropout=0.1,
-    )  # fmt: skip
+    return empty_model(CONFIG, num_items=8, text_dim=6, image_dim=5, id_dim=8)
 
 
 @pytest.fixture
-def table() -> ItemViews:
+def table() -> dict[str, torch.Tensor]:
     views = [torch.randn(9, 8, generator=torch.Generator().manual_seed(number)) for number in range(3)]
     for view in views:
         view[0] = 0
-    return ItemViews(*views)
+    return dict(zip(("id", "text", "image"), views, strict=True))
 
 
 @pytest.fixture
@@ -61,7 +59,7 @@ def checkpoint(model, tmp_path):
 
 @pytest.fixture
 def recommender(model, table) -> Recommender:
-    return Recommender(model, table, ITEM_IDS, TITLES, max_seq_len=3)
+    return Recommender(model, list(table.values()), ITEM_IDS, TITLES, max_seq_len=3)
 
 
 def candidate(checkpoint, table, run_id, **changes) -> Candidate:
@@ -74,10 +72,11 @@ def candidate(checkpoint, table, run_id, **changes) -> Candidate:
 
 def test_every_item_outside_the_history_is_ranked_by_the_mean_of_three_dot_products(recommender, model, table):
     [ranked] = recommender.recommend([["item2", "item5"]], top_k=100)
-    inputs = torch.tensor([[0, 2, 5]])
+    layout = SequenceLayout.of(torch.tensor([[False, True, True]]))
+    views = [table[name] for name in model.branches]
     with torch.no_grad():
-        states = model.encode_sequences(ItemViews(*(view[inputs] for view in table)), inputs != 0)
-    scores = sum(view[1:] @ state[0, -1] for view, state in zip(table, states, strict=True)) / 3
+        states = model.encode_sequences([view[[2, 5]] for view in views], layout)
+    scores = sum(view[1:] @ state[-1] for view, state in zip(views, states, strict=True)) / 3
     order = [index for index in np.argsort(-scores.numpy()) if index + 1 not in (2, 5)]
     assert [place.item_id for place in ranked] == [ITEM_IDS[index] for index in order]
     assert [place.title for place in ranked] == [TITLES[index] for index in order]

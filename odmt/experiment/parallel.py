@@ -1,0 +1,158 @@
+"""Data parallelism: the other processes of a run with several GPUs, started and ended by the first.
+
+The first process writes the arrays it reads to a folder that the others map into memory, so that the features exist
+once more, not once a process. All build the same model, take their own batches of every step, and average gradients
+(torch's DistributedDataParallel: NCCL on GPUs, Gloo on CPUs). Only the first validates, saves and reports.
+"""
+
+import datetime
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from odmt.config import RunConfig, from_mapping, to_mapping
+from odmt.data.split import DevelopmentSplit
+from odmt.errors import ConfigError
+from odmt.experiment.arrays import TrialArrays
+from odmt.experiment.build import build_run
+from odmt.features.ragged import RaggedFeatures
+from odmt.training.batches import Shard
+from odmt.training.checkpoint import Checkpoint
+from odmt.training.optim import torch_settings
+from odmt.training.trainer import fit
+
+_PATIENCE = datetime.timedelta(days=7)
+"""Others wait in a collective while the first validates, saves, and waits for whoever consumes its results."""
+
+
+class _Orders(NamedTuple):
+    """What another process needs to know."""
+
+    folder: str
+    config: dict[str, Any]
+    shard: Shard
+    device_type: str
+    threads: int
+    saved: Checkpoint | None
+
+
+@contextmanager
+def process_group(
+    config: RunConfig, arrays: TrialArrays, saved: Checkpoint | None, device: torch.device
+) -> Iterator[tuple[Shard, torch.device]]:
+    """Start the other processes of a run, and end them on leaving; nothing happens for a run of one.
+
+    Args:
+        config: the run; ``train.data_parallel`` is the number of processes.
+        arrays: what it reads.
+        saved: the state that all processes start from.
+        device: of the run; of several GPUs each process takes the one of its rank.
+
+    Yields:
+        This process's shard and device.
+
+    Raises:
+        ConfigError: fewer GPUs are visible than processes are asked for.
+    """
+    count = config.train.data_parallel
+    if count == 1:
+        yield Shard(), device
+        return
+    if device.type == "cuda" and torch.cuda.device_count() < count:
+        raise ConfigError(
+            "train.data_parallel", [f"{count} processes need {count} GPUs, {torch.cuda.device_count()} are visible"]
+        )
+    with tempfile.TemporaryDirectory(prefix="odmt-parallel-") as folder:
+        _write_arrays(Path(folder), arrays)
+        portable = None if saved is None else replace(saved, weights={k: v.cpu() for k, v in saved.weights.items()})
+        context = torch.multiprocessing.get_context("spawn")
+        others = [
+            context.Process(
+                target=_follow,
+                args=(
+                    _Orders(
+                        folder, to_mapping(config), Shard(rank, count), device.type, torch.get_num_threads(), portable
+                    ),
+                ),
+                daemon=True,
+            )
+            for rank in range(1, count)
+        ]
+        for other in others:
+            other.start()
+        try:
+            yield Shard(0, count), _join(Path(folder), Shard(0, count), device.type)
+        finally:
+            for other in others:
+                other.kill()
+            if dist.is_initialized():
+                dist.destroy_process_group()
+            for other in others:
+                other.join()
+
+
+def _join(folder: Path, shard: Shard, device_type: str) -> torch.device:
+    device = torch.device("cuda", shard.rank) if device_type == "cuda" else torch.device(device_type)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        init_method=f"file://{folder / 'meeting'}",
+        rank=shard.rank,
+        world_size=shard.processes,
+        timeout=_PATIENCE,
+    )
+    return device
+
+
+def _follow(orders: _Orders) -> None:
+    """Train along as another process; what it computes is told by the first one alone."""
+    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
+    torch.set_num_threads(orders.threads)
+    folder = Path(orders.folder)
+    config = from_mapping(RunConfig, orders.config, "the run of the first process")
+    arrays = _read_arrays(folder)
+    device = _join(folder, orders.shard, orders.device_type)
+    with torch_settings(config.train):
+        run = build_run(config, arrays, orders.saved, device, orders.shard)
+        done = len(orders.saved.history) if orders.saved is not None else 0
+        for _ in fit(run.step, run.batches, lambda model: None, config.train, epochs_done=done, rank=orders.shard.rank):
+            pass
+
+
+def _die_with(parent: int) -> None:
+    """End this process when its parent is gone: it would wait in a collective for ever."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+def _write_arrays(folder: Path, arrays: TrialArrays) -> None:
+    for name, part in arrays._asdict().items():
+        for field, value in part._asdict().items():
+            np.save(folder / f"{name}.{field}.npy", np.asarray(value), allow_pickle=False)
+
+
+def _read_arrays(folder: Path) -> TrialArrays:
+    def read(name: str, field: str) -> np.ndarray:
+        array: np.ndarray = np.load(folder / f"{name}.{field}.npy", mmap_mode="r", allow_pickle=False)
+        return array
+
+    split = DevelopmentSplit(
+        item_rows=read("split", "item_rows"),
+        offsets=read("split", "offsets"),
+        items=read("split", "items"),
+        max_seq_len=int(read("split", "max_seq_len")),
+    )
+    text, image = (RaggedFeatures(read(name, "tokens"), read(name, "offsets")) for name in ("text", "image"))
+    return TrialArrays(split, text, image)
