@@ -1,8 +1,8 @@
 """Does it matter that copies of an item share a dropout mask? Validation NDCG@10 with and without de-duplication.
 
-The authors encode every slot of a batch, so two slots with the same item get two dropout masks; de-duplicated, an item is
-encoded once and its copies share a mask. Without dropout both are the same computation. Here both are trained with
-dropout in the fusion, over several seeds on the generated demo set, and the paired differences are compared with
+The authors encode every slot of a batch, so two slots with the same item get two dropout masks; de-duplicated, an
+item is encoded once and its copies share a mask. Without dropout both are the same computation. Here both are trained
+with dropout in the fusion, over several seeds on the generated demo set, and the paired differences are compared with
 their spread. The last line is one JSON object.
 """
 
@@ -67,7 +67,7 @@ def train(seed: int, every_slot: bool, epochs: int, dropout: float) -> float:
 
     space = load_space(str(Path(__file__).parents[1] / "search_spaces" / "demo.yaml"), [])
     values = {"train.seed": seed, "train.max_epochs": epochs, "fusion.dropout": dropout}
-    config = replace_values(space.incumbent_config(), values)
+    config = replace_values(space.incumbent_config(), values, "the benchmark")
     arrays = load_arrays(Home.from_environment(), config)
     run = build_run(config, arrays, None, torch.device("cpu"), Shard())
     if every_slot:

@@ -6,13 +6,13 @@ once more, not once a process. All build the same model, take their own batches 
 """
 
 import datetime
+import multiprocessing
 import os
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +34,8 @@ from odmt.training.trainer import fit
 _PATIENCE = datetime.timedelta(days=7)
 """Others wait in a collective while the first validates, saves, and waits for whoever consumes its results."""
 
+_SAVED = "saved.pt"
+
 
 class _Orders(NamedTuple):
     """What another process needs to know."""
@@ -43,7 +45,6 @@ class _Orders(NamedTuple):
     shard: Shard
     device_type: str
     threads: int
-    saved: Checkpoint | None
 
 
 @contextmanager
@@ -72,18 +73,18 @@ def process_group(
         raise ConfigError(
             "train.data_parallel", [f"{count} processes need {count} GPUs, {torch.cuda.device_count()} are visible"]
         )
+    cpus = len(os.sched_getaffinity(0))
+    if device.type == "cpu" and count > max(2, cpus):  # two always, to try it out
+        raise ConfigError("train.data_parallel", [f"{count} processes need as many CPUs, this machine gives {cpus}"])
     with tempfile.TemporaryDirectory(prefix="odmt-parallel-") as folder:
         _write_arrays(Path(folder), arrays)
-        portable = None if saved is None else replace(saved, weights={k: v.cpu() for k, v in saved.weights.items()})
+        if saved is not None:
+            _write_saved(Path(folder), saved)
         context = torch.multiprocessing.get_context("spawn")
         others = [
             context.Process(
                 target=_follow,
-                args=(
-                    _Orders(
-                        folder, to_mapping(config), Shard(rank, count), device.type, torch.get_num_threads(), portable
-                    ),
-                ),
+                args=(_Orders(folder, to_mapping(config), Shard(rank, count), device.type, torch.get_num_threads()),),
                 daemon=True,
             )
             for rank in range(1, count)
@@ -117,20 +118,23 @@ def _join(folder: Path, shard: Shard, device_type: str) -> torch.device:
 
 def _follow(orders: _Orders) -> None:
     """Train along as another process; what it computes is told by the first one alone."""
-    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
+    first = multiprocessing.parent_process()
+    assert first is not None
+    threading.Thread(target=_die_with, args=(first.pid,), daemon=True).start()
     torch.set_num_threads(orders.threads)
     folder = Path(orders.folder)
     config = from_mapping(RunConfig, orders.config, "the run of the first process")
     arrays = _read_arrays(folder)
     device = _join(folder, orders.shard, orders.device_type)
     with torch_settings(config.train):
-        run = build_run(config, arrays, orders.saved, device, orders.shard)
-        done = len(orders.saved.history) if orders.saved is not None else 0
+        saved = _read_saved(folder)
+        run = build_run(config, arrays, saved, device, orders.shard)
+        done = len(saved.history) if saved is not None else 0
         for _ in fit(run.step, run.batches, lambda model: None, config.train, epochs_done=done, rank=orders.shard.rank):
             pass
 
 
-def _die_with(parent: int) -> None:
+def _die_with(parent: int | None) -> None:
     """End this process when its parent is gone: it would wait in a collective for ever."""
     while os.getppid() == parent:
         time.sleep(1.0)
@@ -156,3 +160,14 @@ def _read_arrays(folder: Path) -> TrialArrays:
     )
     text, image = (RaggedFeatures(read(name, "tokens"), read(name, "offsets")) for name in ("text", "image"))
     return TrialArrays(split, text, image)
+
+
+def _write_saved(folder: Path, saved: Checkpoint) -> None:
+    content = {"epoch": saved.epoch, "weights": saved.weights, "state": saved.state, "history": saved.history}
+    torch.save(content, folder / _SAVED)
+
+
+def _read_saved(folder: Path) -> Checkpoint | None:
+    """Read the state to start from, a copy of this process's own: an optimiser goes on in the tensors it is given."""
+    path = folder / _SAVED
+    return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True)) if path.exists() else None

@@ -41,7 +41,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        total = grads[0].contiguous()
+        total = grads[0].clone(memory_format=torch.contiguous_format)  # autograd may share it with other inputs
         dist.all_reduce(total)
         rank = dist.get_rank()
         start = sum(ctx.counts[:rank])

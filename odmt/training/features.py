@@ -136,7 +136,7 @@ class ItemFeatures:
         return ItemTokens(*(self._moved(part) for part in (text, text_mask, image, image_mask)))  # type: ignore[arg-type]
 
     def _moved(self, part: Tensor | None) -> Tensor | None:
-        if part is None or part.device == self.device:
+        if part is None or part.device.type == self.device.type:  # cuda and cuda:0 are unequal, and the same here
             return part
         return part.pin_memory().to(self.device, non_blocking=True)
 

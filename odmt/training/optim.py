@@ -67,6 +67,7 @@ def learning_rate_factor(done_steps: int, steps_per_epoch: int, config: TrainCon
 def torch_settings(config: TrainConfig) -> Iterator[None]:
     """Set what holds for the whole process while a run lasts: deterministic kernels if asked for, no TF32."""
     before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first GPU product runs
@@ -75,5 +76,5 @@ def torch_settings(config: TrainConfig) -> Iterator[None]:
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32

@@ -12,7 +12,7 @@ from typing import Any
 
 from odmt.cluster.connect import Place, check_reachable, choose_place, connect, disconnect, num_cpus, num_gpus
 from odmt.cluster.storage import writable_folder
-from odmt.errors import ConfigError, InterruptedStudy, ServiceError, SharedFeaturesError
+from odmt.errors import ConfigError, InterruptedStudy, SharedFeaturesError
 from odmt.home import Home
 from odmt.tuning.callbacks import MirrorListener
 from odmt.tuning.event_log import EventLog
@@ -20,6 +20,7 @@ from odmt.tuning.identity import open_study
 from odmt.tuning.journal import Journal
 from odmt.tuning.preflight import Source
 from odmt.tuning.progress import StudyProgress, clock
+from odmt.tuning.resources import trial_resources
 from odmt.tuning.space import Space
 from odmt.tuning.state import Study
 from odmt.tuning.study import StudyView, view
@@ -104,7 +105,7 @@ def _search(
         stack.callback(disconnect)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ray.init put its own there
         stack.enter_context(stopping_on_signals(journal))
-        cpus, gpus, concurrent = _resources(space)
+        cpus, gpus, concurrent = trial_resources(space, num_cpus(), num_gpus())
         options.say(
             f"{concurrent} trials at once, each with {cpus:g} CPUs and {gpus:g} GPUs; "
             f"sampler {space.sampler.name}, scheduler {space.scheduler.name}"
@@ -116,7 +117,9 @@ def _search(
         shared = share(home, list(space.loaded_configs()), options.source.loaders)
         options.say(f"shared features loaded in {clock(time.monotonic() - begun)}")
         runner = {"runner": options.runner} if options.runner else {}
-        job = TrialJob(str(folder), shared, space.scheduler, threads_for(cpus), gpus, **runner)
+        job = TrialJob(
+            str(folder), shared, space.scheduler, threads_for(cpus / space.base.train.data_parallel), gpus, **runner
+        )
         if not options.quiet:
             max_epochs = space.base.train.max_epochs
             progress = StudyProgress(log.study, max_epochs=max_epochs)
@@ -170,25 +173,6 @@ def _fit(journal: Journal, folder: Path, job: Any, *, cpus: float, gpus: float, 
         journal.stopping.set()  # the log could not be written: its own sentence is told instead of Tune's
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _resources(space: Space) -> tuple[float, float, int]:
-    """Return CPUs and GPUs a trial, and trials at once.
-
-    Raises:
-        ServiceError: not even one trial fits.
-    """
-    wanted = space.resources
-    cpus, gpus = wanted.cpus_per_trial, wanted.gpus_per_trial
-    if gpus is None:
-        gpus = 1.0 if num_gpus() else 0.0
-    if cpus > num_cpus() or gpus > num_gpus():
-        raise ServiceError(
-            f"a trial wants {cpus:g} CPUs and {gpus:g} GPUs, Ray has {num_cpus():g} and {num_gpus()}; "
-            "set resources.cpus_per_trial, resources.gpus_per_trial"
-        )
-    fitting = int(min(num_cpus() / cpus, num_gpus() / gpus if gpus else float("inf")))
-    return cpus, gpus, max(1, min(fitting, wanted.max_concurrent_trials or fitting))
 
 
 @contextmanager

@@ -70,7 +70,7 @@ class ResourcesConfig(Section):
     """CPUs a trial reserves; its torch uses as many threads."""
 
     gpus_per_trial: float | None = None
-    """GPUs a trial reserves; ``auto`` (None here) = 1 where the cluster has any, else 0."""
+    """GPUs a trial reserves; ``auto`` (None here) = ``train.data_parallel`` where the cluster has any, else 0."""
 
     max_concurrent_trials: int | None = None
     """Trials at once; None = as many as fit."""

@@ -144,7 +144,7 @@ def _read_axes(mapping: Mapping[str, Any], sets: Mapping[str, Any], problems: li
         axis = read_axis(path, raw, problems)
         if path not in _DEFAULTS:
             problems.append(f"axes.{unknown_key(path, _DEFAULTS)}")
-        elif path == "train.max_epochs" or path.startswith("checkpoint."):
+        elif path in ("train.max_epochs", "train.data_parallel") or path.startswith("checkpoint."):
             problems.append(f"axes.{path}: cannot be searched; set it under fixed")
         elif axis is not None and path.startswith(("data.", "features.")) and axis.kind != "choice":
             problems.append(f"axes.{path}: only choice is possible here, since each value is loaded before the start")

@@ -104,6 +104,7 @@ def test_everything_that_trials_can_load_is_known(tmp_path):
         ),
         ("data.max_seq_len: {type: int, low: 4, high: 8}", "axes.data.max_seq_len: only choice is possible here"),
         ("train.max_epochs: {type: int, low: 4, high: 8}", "axes.train.max_epochs: cannot be searched"),
+        ("train.data_parallel: {type: int, low: 1, high: 2}", "axes.train.data_parallel: cannot be searched"),
         ("train.batch_size: {type: int, low: 4, high: 8}", "train.batch_size: is both fixed and an axis"),
         ("distill.weight: 3", "axes.distill.weight: expected a mapping such as"),
         (
