@@ -21,9 +21,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import authors_evaluation as authors
 import numpy as np
 import torch
+from parts import authors_evaluation as authors
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from odmt.data.split import Targets

@@ -20,64 +20,21 @@ is not. On a GPU the allocator's own peak above what it held before the step is 
 
 import argparse
 import dataclasses
-import gc
-import importlib.util
 import json
 import platform
 import statistics
 import sys
 import time
-import weakref
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from parts import authors
+from parts.accounting import Side, count, synchronise
+from parts.workload import IMAGE_TOKENS, MAX_SEQ_LEN, TEXT_TOKENS, Workload, log_popularity, make_workload
 
-MAX_SEQ_LEN = 12
-TEXT_TOKENS = (2, 22, 30)
-"""Least, most frequent and most text tokens of an item; mean 18."""
-IMAGE_TOKENS = 50
 TEMPERATURE, KD_WEIGHT, LEARNING_RATE, WEIGHT_DECAY, GRAD_CLIP, DROPOUT = 0.3, 1.0, 1e-4, 0.1, 5.0, 0.1
 LOSS_TOLERANCE = 1e-4
-
-
-class Workload(NamedTuple):
-    """Made data.
-
-    Attributes:
-        offsets: int64 ``(users + 1,)`` into ``items``.
-        items: int32, of each user the training items, and one more that validation would take.
-        batches: timed batches by name, int64 ``(B, S)``, left padded with 0.
-        item_rows: int32 ``(num_items,)``, feature row of id ``i + 1``; 0 for items without features.
-        tokens: float16 features of all rows by modality, joined: ``(total tokens, width)``.
-        token_offsets: int64 ``(rows + 1,)`` by modality.
-        unique_share: mean share of distinct items among the real slots of an epoch's batches.
-    """
-
-    offsets: np.ndarray
-    items: np.ndarray
-    batches: dict[str, np.ndarray]
-    item_rows: np.ndarray
-    tokens: dict[str, np.ndarray]
-    token_offsets: dict[str, np.ndarray]
-    unique_share: float
-
-
-class Side(Protocol):
-    """One of the two that are compared."""
-
-    model: torch.nn.Module
-
-    def step(self, slots_BS: np.ndarray) -> tuple[float, float]:
-        """Take one optimiser step in the timed precision; return cross-entropy and distillation."""
-
-    def float32_step(self, slots_BS: np.ndarray) -> tuple[float, float]:
-        """Take one in float32."""
 
 
 def main() -> int:
@@ -224,108 +181,6 @@ def seconds_of(side: Side, slots_BS: np.ndarray) -> float:
     return time.perf_counter() - started
 
 
-def synchronise() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-class Counted(NamedTuple):
-    """What one step needs; ``allocator_bytes`` on a GPU only."""
-
-    flops: int
-    activation_bytes: int
-    allocator_bytes: int | None
-
-
-def count(side: Side, slots_BS: np.ndarray) -> Counted:
-    """Count a step's FLOPs and memory; the optimiser's state is there already."""
-    side.model.zero_grad(set_to_none=True)
-    on_gpu = next(side.model.parameters()).is_cuda
-    allocator_bytes = None
-    if on_gpu:
-        synchronise()
-        at_rest = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        side.step(slots_BS)
-        synchronise()
-        allocator_bytes = torch.cuda.max_memory_allocated() - at_rest
-        side.model.zero_grad(set_to_none=True)
-    aten = torch.ops.aten
-    fused = {
-        aten._scaled_dot_product_flash_attention_for_cpu: _fused_flops,
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: _fused_backward_flops,
-    }
-    counter = FlopCounterMode(display=False, custom_mapping=fused)
-    live = LiveStorages()
-    with live, counter:
-        side.step(slots_BS)
-    gradients = [parameter.grad for parameter in side.model.parameters() if parameter.grad is not None]
-    return Counted(counter.get_total_flops(), live.peak_bytes(without=gradients), allocator_bytes)
-
-
-def _fused_flops(query: Any, key: Any, value: Any, *_: object, **__: object) -> int:
-    return int(sdpa_flop_count(query, key, value))
-
-
-def _fused_backward_flops(gradient: Any, query: Any, key: Any, value: Any, *_: object, **__: object) -> int:
-    return int(sdpa_backward_flop_count(gradient, query, key, value))
-
-
-class LiveStorages(TorchDispatchMode):
-    """A log of the storages that operations make, from first sight to death.
-
-    Whatever a tensor holds when the mode is made does not count.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        gc.collect()
-        alive = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
-        self._seen: dict[int, int | None] = {}
-        self._watched: list[weakref.finalize[Any, Any]] = []
-        self._log: list[tuple[int, int]] = []
-        for tensor in alive:
-            self._seen[tensor.untyped_storage()._cdata] = None
-        self._at_rest = alive
-
-    def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
-    ) -> Any:
-        """Run the operation and look at what it read and made."""
-        self._look(args)
-        self._look(kwargs)
-        result = func(*args, **(kwargs or {}))
-        self._look(result)
-        return result
-
-    def _look(self, tree: Any) -> None:
-        for leaf in tree_leaves(tree):
-            if not isinstance(leaf, torch.Tensor):
-                continue
-            storage = leaf.untyped_storage()
-            if storage._cdata not in self._seen:
-                number, size = len(self._watched), storage.nbytes()
-                self._seen[storage._cdata] = number
-                self._log.append((number, size))
-                self._watched.append(weakref.finalize(storage, self._died, storage._cdata, number, size))
-
-    def _died(self, address: int, number: int, size: int) -> None:
-        self._log.append((number, -size))
-        del self._seen[address]
-
-    def peak_bytes(self, without: list[torch.Tensor]) -> int:
-        """Return the most bytes alive at once, some tensors' storages left out; stop watching."""
-        left_out = {self._seen.get(tensor.untyped_storage()._cdata) for tensor in without}
-        for watched in self._watched:
-            watched.detach()
-        live = peak = 0
-        for number, change in self._log:
-            if number not in left_out:
-                live += change
-                peak = max(peak, live)
-        return peak
-
-
 class Ours:
     """The trainer of the package, at the authors' settings."""
 
@@ -381,7 +236,6 @@ class Theirs:
     """The authors' algorithm."""
 
     def __init__(self, workload: Workload, width: int, device: torch.device, precision: str) -> None:
-        authors = load_authors()
         sizes = authors.Sizes(len(workload.item_rows), width, width, width, width, MAX_SEQ_LEN, dropout=DROPOUT)
         self._slot_tokens = authors.SlotTokens
         self.model = authors.Authors(sizes).to(device)
@@ -420,71 +274,6 @@ class Theirs:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRAD_CLIP)
         self.optimizer.step()
         return terms.ce.item(), terms.kd.item()
-
-
-def load_authors() -> Any:
-    """Import ``authors.py``, which stands beside this file."""
-    spec = importlib.util.spec_from_file_location("authors", Path(__file__).with_name("authors.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def make_workload(width: int, num_items: int, num_users: int, batch: int, seed: int) -> Workload:
-    """Make the data of the docstring; the same for the same arguments."""
-    rng = np.random.default_rng(seed)
-    odds = 0.7 ** np.arange(MAX_SEQ_LEN + 2 - 5)
-    lengths = 5 + rng.choice(len(odds), size=num_users, p=odds / odds.sum())
-    weights = 1 / np.arange(1, num_items + 1)
-    identity = rng.permutation(num_items) + 1
-    draws = identity[rng.choice(num_items, size=(num_users, 64), p=weights / weights.sum())]
-    sequences = [_first_distinct(row, length + 1) for row, length in zip(draws, lengths, strict=True)]
-    lengths = np.array([len(sequence) - 1 for sequence in sequences])
-    windows = np.zeros((num_users, MAX_SEQ_LEN + 1), dtype=np.int64)
-    for window, sequence in zip(windows, sequences, strict=True):
-        window[MAX_SEQ_LEN + 2 - len(sequence) :] = sequence[:-1]
-    popular = windows[:batch]
-    distinct = np.zeros_like(popular)
-    trained = rng.permutation(np.setdiff1d(windows, [0]))
-    distinct[popular != 0] = trained[: (popular != 0).sum()]
-    used = np.setdiff1d(np.concatenate([popular, distinct]), [0])
-    item_rows = np.zeros(num_items, dtype=np.int32)
-    item_rows[used - 1] = np.arange(len(used))
-    num_tokens = {
-        "text": np.rint(rng.triangular(*TEXT_TOKENS, size=len(used))).astype(np.int64),
-        "image": np.full(len(used), IMAGE_TOKENS),
-    }
-    tokens = {
-        name: rng.standard_normal((counts.sum(), width), dtype=np.float32).astype(np.float16)
-        for name, counts in num_tokens.items()
-    }
-    parts = [windows[start : start + batch] for start in range(0, num_users - batch + 1, batch)]
-    shares = [len(np.unique(part[part != 0])) / (part != 0).sum() for part in parts]
-    return Workload(
-        offsets=np.append(0, np.cumsum(lengths + 1)),
-        items=np.concatenate(sequences).astype(np.int32),
-        batches={"popular": popular, "distinct": distinct},
-        item_rows=item_rows,
-        tokens=tokens,
-        token_offsets={name: np.append(0, np.cumsum(counts)) for name, counts in num_tokens.items()},
-        unique_share=float(np.mean(shares)),
-    )
-
-
-def _first_distinct(draws: np.ndarray, count: int) -> np.ndarray:
-    _, first = np.unique(draws, return_index=True)
-    return draws[np.sort(first)[:count]]
-
-
-def log_popularity(workload: Workload) -> np.ndarray:
-    """Log of every item's share of the training items, float32 ``(num_items + 1,)``; padding has 0."""
-    training = np.ones(len(workload.items), dtype=bool)
-    training[workload.offsets[1:] - 1] = False
-    counts = np.bincount(workload.items[training], minlength=len(workload.item_rows) + 1)[1:]
-    with np.errstate(divide="ignore"):
-        return np.log(np.append(1.0, counts / counts.sum())).astype(np.float32)
 
 
 if __name__ == "__main__":

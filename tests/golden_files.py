@@ -8,7 +8,8 @@ import torch
 
 from odmt.data.split import DevelopmentSplit
 from odmt.features.ragged import RaggedFeatures
-from odmt.model.items import ItemShape, ItemTokens, make_item_encoder
+from odmt.model.baselines import make_item_encoder
+from odmt.model.items import ItemShape, ItemTokens
 from odmt.model.recommender import SequentialRecommender
 from odmt.model.sequence import make_backbone
 from odmt.training.batches import TrainingBatches

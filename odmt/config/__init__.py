@@ -1,21 +1,10 @@
 """Frozen configuration sections, and the strict way from YAML to them."""
 
+from odmt.config.base import Section
+from odmt.config.data_sections import DataConfig, FeaturesConfig, ImageEncoderConfig, TextEncoderConfig
 from odmt.config.loading import dotted_values, from_mapping, read_yaml, replace_values, to_mapping
-from odmt.config.sections import (
-    CheckpointConfig,
-    DataConfig,
-    DistillConfig,
-    FeaturesConfig,
-    FusionConfig,
-    ImageEncoderConfig,
-    LossConfig,
-    ModelConfig,
-    RunConfig,
-    Section,
-    SequenceConfig,
-    TextEncoderConfig,
-    TrainConfig,
-)
+from odmt.config.model_sections import DistillConfig, FusionConfig, LossConfig, ModelConfig, SequenceConfig
+from odmt.config.sections import CheckpointConfig, RunConfig, TrainConfig
 
 __all__ = [
     "CheckpointConfig",

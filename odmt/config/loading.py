@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
-from odmt.config.sections import Section
+from odmt.config.base import Section
 from odmt.errors import ConfigError
 
 SectionT = TypeVar("SectionT", bound=Section)

@@ -5,6 +5,7 @@ once more, not once a process. All build the same model, take their own batches 
 (torch's DistributedDataParallel: NCCL on GPUs, Gloo on CPUs). Only the first validates, saves and reports.
 """
 
+import contextlib
 import datetime
 import multiprocessing
 import os
@@ -12,7 +13,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ import torch.distributed as dist
 
 from odmt.config import RunConfig, from_mapping, to_mapping
 from odmt.data.split import DevelopmentSplit
-from odmt.errors import ConfigError
+from odmt.errors import ConfigError, NonFiniteError
 from odmt.experiment.arrays import TrialArrays
 from odmt.experiment.build import build_run
 from odmt.features.ragged import RaggedFeatures
@@ -31,8 +31,9 @@ from odmt.training.checkpoint import Checkpoint
 from odmt.training.optim import torch_settings
 from odmt.training.trainer import fit
 
-_PATIENCE = datetime.timedelta(days=7)
-"""Others wait in a collective while the first validates, saves, and waits for whoever consumes its results."""
+_PATIENCE = datetime.timedelta(hours=1)
+"""Others wait in a collective while the first validates, saves, and waits for whoever consumes its results; and NCCL
+notices another process's death only by this."""
 
 _SAVED = "saved.pt"
 
@@ -47,7 +48,7 @@ class _Orders(NamedTuple):
     threads: int
 
 
-@contextmanager
+@contextlib.contextmanager
 def process_group(
     config: RunConfig, arrays: TrialArrays, saved: Checkpoint | None, device: torch.device
 ) -> Iterator[tuple[Shard, torch.device]]:
@@ -63,7 +64,7 @@ def process_group(
         This process's shard and device.
 
     Raises:
-        ConfigError: fewer GPUs are visible than processes are asked for.
+        ConfigError: fewer GPUs are visible, or CPUs usable, than processes are asked for.
     """
     count = config.train.data_parallel
     if count == 1:
@@ -89,17 +90,22 @@ def process_group(
             )
             for rank in range(1, count)
         ]
-        for other in others:
-            other.start()
         try:
-            yield Shard(0, count), _join(Path(folder), Shard(0, count), device.type)
+            for other in others:
+                other.start()
+            own_device = _join(Path(folder), Shard(0, count), device.type)
+            for path in Path(folder).glob("*.npy"):
+                path.unlink()  # all have mapped them; a first process that is killed leaves no copy of the features
+            yield Shard(0, count), own_device
         finally:
             for other in others:
-                other.kill()
+                if other.pid is not None:
+                    other.kill()
             if dist.is_initialized():
                 dist.destroy_process_group()
             for other in others:
-                other.join()
+                if other.pid is not None:
+                    other.join()
 
 
 def _join(folder: Path, shard: Shard, device_type: str) -> torch.device:
@@ -124,12 +130,11 @@ def _follow(orders: _Orders) -> None:
     torch.set_num_threads(orders.threads)
     folder = Path(orders.folder)
     config = from_mapping(RunConfig, orders.config, "the run of the first process")
-    arrays = _read_arrays(folder)
+    arrays, saved = _read_arrays(folder), _read_saved(folder)
     device = _join(folder, orders.shard, orders.device_type)
-    with torch_settings(config.train):
-        saved = _read_saved(folder)
+    done = len(saved.history) if saved is not None else 0
+    with torch_settings(config.train), contextlib.suppress(NonFiniteError):  # the first process tells it
         run = build_run(config, arrays, saved, device, orders.shard)
-        done = len(saved.history) if saved is not None else 0
         for _ in fit(run.step, run.batches, lambda model: None, config.train, epochs_done=done, rank=orders.shard.rank):
             pass
 

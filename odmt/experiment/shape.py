@@ -1,7 +1,8 @@
 """A configuration's model without weights; imports neither data nor features, so that serving needs neither."""
 
 from odmt.config import RunConfig
-from odmt.model.items import ItemShape, make_item_encoder
+from odmt.model.baselines import make_item_encoder
+from odmt.model.items import ItemShape
 from odmt.model.recommender import SequentialRecommender
 from odmt.model.sequence import make_backbone
 

@@ -1,6 +1,5 @@
 """The evaluation that benchmarks compare with equals the authors' recorded one; and so do our blocks on its states."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from parts import authors_evaluation as authors
 
 from odmt.data.split import Targets
 from odmt.evaluation.blocks import ItemBlocks
@@ -27,16 +27,6 @@ RENAMED = [
     ("t_user_encoder", "sequence_encoders.text"),
     ("v_user_encoder", "sequence_encoders.image"),
 ]
-
-
-def module_at(path):
-    spec = importlib.util.spec_from_file_location(f"by_path_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-authors = module_at(ROOT / "benchmarks" / "authors_evaluation.py")
 
 
 def encoder_parameters(arrays):

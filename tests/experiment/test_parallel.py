@@ -237,3 +237,11 @@ if __name__ == "__main__":
     print(multiprocessing.active_children()[0].pid, flush=True)
     time.sleep(60)
 """
+
+
+def test_more_processes_than_cpus_are_refused_before_any_starts(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2})
+    monkeypatch.setattr("odmt.experiment.parallel._write_arrays", lambda *_: pytest.fail("something was started"))
+    config = small_config(train={"data_parallel": 4})
+    with pytest.raises(ConfigError, match="4 processes need as many CPUs, this machine gives 3"):
+        next(training_run(config, small_arrays(), device="cpu"))

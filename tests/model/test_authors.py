@@ -1,7 +1,7 @@
 """The benchmarks' other side equals the authors' code, and the training benchmark runs."""
 
-import importlib.util
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -9,23 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden_files import GOLDEN, group, load
+from parts import authors
+from parts.accounting import LiveStorages
+from parts.workload import make_workload
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-def module_at(path):
-    spec = importlib.util.spec_from_file_location(f"by_path_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-authors = module_at(BENCHMARKS / "authors.py")
-golden = module_at(Path(__file__).with_name("test_plain_reference.py"))
-
-
 def make_model(meta, arrays, state):
-    parameters = golden.parameters_of(arrays, state, torch.float32)
+    parameters = group(arrays, state)
     width, id_dim = parameters["item_encoder.id_projection.weight"].shape
     sizes = authors.Sizes(
         num_items=arrays["t_feat"].shape[0] - 1,
@@ -40,13 +33,13 @@ def make_model(meta, arrays, state):
         dropout=0.0,
     )
     model = authors.Authors(sizes)
-    model.load_ours({name: value for name, value in parameters.items() if name not in UNUSED})
+    model.load_ours(parameters)
     return model
 
 
-UNUSED = {
-    f"item_encoder.fusion.{name}" for name in ("layer_norm.weight", "layer_norm.bias", "token_type_embeddings.weight")
-}
+def weight_of(epoch, alpha):
+    """The released code's weight: alpha below 1 is the weight, alpha from 1 the length of the ramp."""
+    return alpha if alpha < 1 else math.exp(-5 * (1 - min(epoch, alpha) / alpha) ** 2)
 
 
 def make_batch(arrays, slots):
@@ -68,19 +61,17 @@ def assert_all_close(actual, expected, tolerance):
         torch.testing.assert_close(actual[name], value, msg=lambda text, name=name: f"{name}: {text}", **tolerance)
 
 
-@pytest.mark.parametrize("path", sorted(golden.GOLDEN.glob("model_loss_*.npz")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("model_loss_*.npz")), ids=lambda path: path.stem)
 def test_the_compared_side_has_the_authors_losses_and_gradients(path):
-    meta, arrays = golden.load(path)
+    meta, arrays = load(path.stem)
     model = make_model(meta, arrays, "state/")
     batch = make_batch(arrays, arrays["sample_items_id"].reshape(meta["B"], meta["max_seq_len"] + 1))
     epoch, alpha, tau = (arrays[f"grad_{name}"].item() for name in ("epoch", "alpha", "tau"))
-    terms = model(*batch, kd_weight=golden.weight_of(epoch, alpha), temperature=tau)
+    terms = model(*batch, kd_weight=weight_of(epoch, alpha), temperature=tau)
     terms.loss.backward()
     assert terms.ce.item() == pytest.approx(arrays["grad_ce_loss"].item(), abs=1e-5)
     assert terms.kd.item() == pytest.approx(arrays["grad_kl_loss"].item(), abs=1e-5, rel=1e-6)
-    assert_all_close(
-        model.gradients_as_ours(), golden.parameters_of(arrays, "grad/", torch.float32), {"rtol": 0, "atol": 1e-5}
-    )
+    assert_all_close(model.gradients_as_ours(), group(arrays, "grad/"), {"rtol": 0, "atol": 1e-5})
     logits, labels = model.logits(*batch)
     np.testing.assert_array_equal(labels, arrays["label"])
     for branch in authors.BRANCHES:
@@ -88,14 +79,14 @@ def test_the_compared_side_has_the_authors_losses_and_gradients(path):
         torch.testing.assert_close(logits[branch].detach(), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("path", sorted(golden.GOLDEN.glob("training_*.npz")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("training_*.npz")), ids=lambda path: path.stem)
 def test_twenty_steps_of_the_compared_side_equal_the_authors(path):
-    meta, arrays = golden.load(path)
+    meta, arrays = load(path.stem)
     model = make_model(meta, arrays, "state0/")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
     batches = [make_batch(arrays, rows.reshape(-1, meta["max_seq_len"] + 1)) for rows in arrays["sample_items_id"]]
     for step in range(20):
-        weight = golden.weight_of(arrays["epoch_of_step"][step].item(), meta["alpha"])
+        weight = weight_of(arrays["epoch_of_step"][step].item(), meta["alpha"])
         terms = model(*batches[arrays["batch_of_step"][step]], kd_weight=weight, temperature=meta["tau"])
         optimizer.zero_grad()
         terms.loss.backward()
@@ -104,17 +95,13 @@ def test_twenty_steps_of_the_compared_side_equal_the_authors(path):
         assert terms.ce.item() == pytest.approx(arrays["ce_loss"][step].item(), abs=1e-4)
         assert terms.kd.item() == pytest.approx(arrays["kl_loss"][step].item(), abs=1e-4)
         assert norm.item() == pytest.approx(arrays["grad_norm_before_clip"][step].item(), abs=1e-3)
-    expected = golden.parameters_of(arrays, "state20/", torch.float32)
-    expected = {name: value for name, value in expected.items() if name not in UNUSED}
+    expected = group(arrays, "state20/")
     assert_all_close(model.state_as_ours(), expected, {"rtol": 0, "atol": 1e-4})
-
-
-train_step = module_at(BENCHMARKS / "train_step.py")
 
 
 def test_live_storages_by_hand():
     at_rest = torch.zeros(1000)
-    with train_step.LiveStorages() as live:
+    with LiveStorages() as live:
         first = at_rest + 1  # 4,000 bytes
         second = first[:10] * 2  # 40 bytes; the view makes nothing
         del first
@@ -126,7 +113,7 @@ def test_live_storages_by_hand():
 
 def test_what_autograd_keeps_lives_until_its_backward():
     weight = torch.ones(1000, requires_grad=True)
-    with train_step.LiveStorages() as live:
+    with LiveStorages() as live:
         hidden = weight.exp()  # kept by autograd after the name is gone
         total = hidden.sum()
         del hidden
@@ -138,7 +125,7 @@ def test_what_autograd_keeps_lives_until_its_backward():
 
 
 def test_the_made_data_are_as_described():
-    workload = train_step.make_workload(8, 20_000, 2_000, 32, 0)
+    workload = make_workload(8, 20_000, 2_000, 32, 0)
     lengths = np.diff(workload.offsets) - 1
     assert (lengths.min(), lengths.max()) == (5, 13)
     assert lengths.mean() == pytest.approx(7, abs=0.15)
@@ -161,6 +148,7 @@ class Refuse:
 
 sys.meta_path.insert(0, Refuse())
 sys.argv = sys.argv[1:]
+sys.path.insert(0, sys.argv[0].rpartition("/")[0])
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 

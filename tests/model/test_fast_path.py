@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from odmt.data.split import DevelopmentSplit, Targets
 from odmt.evaluation.evaluator import Evaluator
 from odmt.features.ragged import RaggedFeatures
-from odmt.model.items import ItemShape, make_item_encoder
+from odmt.model.baselines import make_item_encoder
+from odmt.model.items import ItemShape
 from odmt.model.losses import Objective, candidate_loss
 from odmt.model.recommender import SequentialRecommender
 from odmt.model.sequence import make_backbone

@@ -6,8 +6,9 @@ import torch
 from golden_files import group, load, make_batch, make_model, names, tokens_of
 
 from odmt.config import TrainConfig
+from odmt.model.baselines import make_item_encoder
 from odmt.model.fusion import IdAwareMultimodalTransformer
-from odmt.model.items import ItemShape, make_item_encoder
+from odmt.model.items import ItemShape
 from odmt.model.layout import SequenceLayout
 from odmt.model.losses import Objective, distillation_weight
 from odmt.model.recommender import SequentialRecommender

@@ -6,7 +6,8 @@ import plain_reference as plain
 import pytest
 import torch
 
-from odmt.model.items import ItemShape, ItemTokens, make_item_encoder
+from odmt.model.baselines import make_item_encoder
+from odmt.model.items import ItemShape, ItemTokens
 
 NUM_ITEMS, TEXT_WIDTH, IMAGE_WIDTH, ID_WIDTH, WIDTH, HEADS = 6, 5, 7, 3, 8, 2
 ROUNDING = {"rtol": 1e-12, "atol": 1e-12}
