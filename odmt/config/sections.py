@@ -115,8 +115,14 @@ class RunConfig(Section):
     def problems(self) -> Iterator[str]:
         """Yield what does not fit between sections."""
         width = self.model.embedding_dim
-        for name, heads in (("fusion", self.fusion.num_heads), ("sequence", self.sequence.num_heads)):
-            if heads >= 1 and width % heads:
+        attends = {
+            "fusion": (self.fusion.num_heads, self.model.item_encoder in ("imt", "non-invasive")),
+            "sequence": (self.sequence.num_heads, self.model.backbone == "sasrec"),
+        }
+        for name, (heads, used) in attends.items():
+            if used and heads >= 1 and width % heads:
                 yield f"{name}.num_heads: {heads} does not divide model.embedding_dim {width}"
+        if self.train.batch_size == 1 and self.loss.kind == "in-batch" and not self.loss.gathered_negatives:
+            yield "train.batch_size: 1 leaves a user without negatives; loss.kind in-batch needs 2 or more"
         if self.loss.gathered_negatives and self.train.data_parallel == 1:
             yield "loss.gathered_negatives: there is one process; set train.data_parallel above 1"

@@ -18,7 +18,7 @@ from odmt.model.recommender import SequentialRecommender
 from odmt.training.batches import CandidateRule, Shard, TrainingBatches
 from odmt.training.checkpoint import Checkpoint, load_weights
 from odmt.training.features import ItemFeatures
-from odmt.training.optim import make_optimizer
+from odmt.training.optim import make_optimizer, torch_settings
 from odmt.training.seeding import seed_torch
 from odmt.training.trainer import Step
 
@@ -57,7 +57,9 @@ def build_model(config: RunConfig, arrays: TrialArrays, device: torch.device) ->
             id_dim=id_dim,
         )
         if start != "random" and model.item_encoder.id_table is not None:
-            features = ItemFeatures(arrays.split.item_rows, arrays.text, arrays.image, torch.device("cpu"))
+            cpu = torch.device("cpu")
+            features = ItemFeatures(arrays.split.item_rows, arrays.text, arrays.image, cpu, reads="summaries")
+            features.check_summaries(start)
             model.item_encoder.start_id_table(start, *features.summaries())
     except ValueError as error:
         raise ConfigError("configuration", [f"{error}; set model.id_dim, or model.id_init: random"]) from error
@@ -127,10 +129,10 @@ def build_run(
         try:
             model.load_state_dict(saved.weights)
             optimizer.load_state_dict(saved.state["optimizer"])
+            if step.scaler.is_enabled():
+                step.scaler.load_state_dict(saved.state["scaler"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise CheckpointError(f"the checkpoint of epoch {saved.epoch} does not fit the run: {error}") from error
-        if step.scaler.is_enabled():
-            step.scaler.load_state_dict(saved.state["scaler"])
     return Run(step, features, batches)
 
 
@@ -170,4 +172,5 @@ def evaluate_model(
 ) -> Evaluation:
     """Measure a model on some targets: see ``Evaluator.measure``."""
     features = build_features(config, arrays, model.item_encoder.reads, torch.device(device))
-    return build_evaluator(config, arrays, targets, features).measure(model)
+    with torch_settings(config.train):
+        return build_evaluator(config, arrays, targets, features).measure(model)

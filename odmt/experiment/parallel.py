@@ -8,6 +8,7 @@ once more, not once a process. All build the same model, take their own batches 
 import contextlib
 import datetime
 import multiprocessing
+import multiprocessing.connection
 import os
 import tempfile
 import threading
@@ -31,11 +32,10 @@ from odmt.training.checkpoint import Checkpoint
 from odmt.training.optim import torch_settings
 from odmt.training.trainer import fit
 
-_PATIENCE = datetime.timedelta(hours=1)
-"""Others wait in a collective while the first validates, saves, and waits for whoever consumes its results; and NCCL
-notices another process's death only by this."""
+_PATIENCE = datetime.timedelta(days=7)
+"""Others wait in a collective while the first validates, saves, and waits for whoever consumes its results."""
 
-_SAVED = "saved.pt"
+_SAVED, _READ = "saved.pt", "read-by-"
 
 
 class _Orders(NamedTuple):
@@ -70,34 +70,50 @@ def process_group(
     if count == 1:
         yield Shard(), device
         return
+    if device.index is not None:
+        raise ConfigError("--device", [f"{device} is one device, train.data_parallel {count} takes one a process"])
     if device.type == "cuda" and torch.cuda.device_count() < count:
         raise ConfigError(
             "train.data_parallel", [f"{count} processes need {count} GPUs, {torch.cuda.device_count()} are visible"]
         )
-    cpus = len(os.sched_getaffinity(0))
+    cpus = _usable_cpus()
     if device.type == "cpu" and count > max(2, cpus):  # two always, to try it out
         raise ConfigError("train.data_parallel", [f"{count} processes need as many CPUs, this machine gives {cpus}"])
     with tempfile.TemporaryDirectory(prefix="odmt-parallel-") as folder:
         _write_arrays(Path(folder), arrays)
         if saved is not None:
             _write_saved(Path(folder), saved)
+        all_threads = torch.get_num_threads()
+        threads = max(1, all_threads // count)
         context = torch.multiprocessing.get_context("spawn")
         others = [
             context.Process(
                 target=_follow,
-                args=(_Orders(folder, to_mapping(config), Shard(rank, count), device.type, torch.get_num_threads()),),
+                args=(_Orders(folder, to_mapping(config), Shard(rank, count), device.type, threads),),
+                name=f"process {rank}",
                 daemon=True,
             )
             for rank in range(1, count)
         ]
         try:
+            torch.set_num_threads(threads)
             for other in others:
                 other.start()
             own_device = _join(Path(folder), Shard(0, count), device.type)
+            _wait_until_read(Path(folder), others)
             for path in Path(folder).glob("*.npy"):
                 path.unlink()  # all have mapped them; a first process that is killed leaves no copy of the features
-            yield Shard(0, count), own_device
+            watch = _Watch(others)
+            try:
+                yield Shard(0, count), own_device
+            except RuntimeError as error:
+                if watch.dead:
+                    raise RuntimeError(f"data parallel: {watch.dead}; see its output above") from error
+                raise
+            finally:
+                watch.end()
         finally:
+            torch.set_num_threads(all_threads)
             for other in others:
                 if other.pid is not None:
                     other.kill()
@@ -131,12 +147,52 @@ def _follow(orders: _Orders) -> None:
     folder = Path(orders.folder)
     config = from_mapping(RunConfig, orders.config, "the run of the first process")
     arrays, saved = _read_arrays(folder), _read_saved(folder)
+    (folder / f"{_READ}{orders.shard.rank}").touch()
     device = _join(folder, orders.shard, orders.device_type)
     done = len(saved.history) if saved is not None else 0
     with torch_settings(config.train), contextlib.suppress(NonFiniteError):  # the first process tells it
         run = build_run(config, arrays, saved, device, orders.shard)
         for _ in fit(run.step, run.batches, lambda model: None, config.train, epochs_done=done, rank=orders.shard.rank):
             pass
+
+
+def _wait_until_read(folder: Path, others: list[Any]) -> None:
+    """Wait until every other process has mapped the arrays; joining a group of NCCL does not wait for it."""
+    while len(list(folder.glob(f"{_READ}*"))) < len(others):
+        dead = [other for other in others if other.exitcode is not None]
+        if dead:
+            raise RuntimeError(f"data parallel: {dead[0].name} ended with exit code {dead[0].exitcode} at its start")
+        time.sleep(0.01)
+
+
+class _Watch:
+    """Notices that another process died, and breaks off the collective that the first one may wait in."""
+
+    def __init__(self, others: list[Any]) -> None:
+        self.dead = ""
+        self._others = others
+        self._wake, self._waker = multiprocessing.Pipe(duplex=False)
+        self._thread = threading.Thread(target=self._watch, name="data-parallel watch", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Stop watching; the others may be ended now."""
+        self._waker.send(None)
+        self._thread.join()
+
+    def _watch(self) -> None:
+        sentinels = {other.sentinel: other for other in self._others}
+        found = multiprocessing.connection.wait([*sentinels, self._wake])
+        dead = [sentinels[one] for one in found if one in sentinels]
+        if dead and self._wake not in found:
+            dead[0].join()
+            self.dead = f"{dead[0].name} ended with exit code {dead[0].exitcode}"
+            if dist.is_initialized() and dist.get_backend() == "nccl":  # Gloo notices by itself
+                dist.distributed_c10d._abort_process_group()
+
+
+def _usable_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _die_with(parent: int | None) -> None:

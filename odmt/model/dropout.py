@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 _STEPS = 1 << 16
@@ -33,7 +34,7 @@ class Dropout(nn.Module):
         """Drop; same shape."""
         if not self.training or self.p == 0:
             return x
-        if x.device.type != "cpu":
+        if x.device.type != "cpu" or torch.compiler.is_compiling():  # a compiler draws in its own kernel
             return F.dropout(x, self.p)
         dropped = min(max(round(self.p * _STEPS), 1), _STEPS - 1)
         keep = random_keep(x.numel(), dropped).view(x.shape)
@@ -61,6 +62,7 @@ class _Masked(torch.autograd.Function):
         return keep.to(x.dtype).mul_(scale).mul_(x)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (keep,) = ctx.saved_tensors
         return keep.to(grads[0].dtype).mul_(ctx.scale).mul_(grads[0]), None, None

@@ -4,6 +4,7 @@ Shape letters, used as name suffixes in this file:
     M items, T text tokens, V image tokens, L = T + V + 1 (or T + V), D width
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -70,8 +71,7 @@ class IdAwareMultimodalTransformer(nn.Module):
             reads_LL = torch.ones(length, length, dtype=torch.bool, device=x_MLD.device)
             reads_LL[:-1, -1] = False
             readable = reads_LL.unsqueeze(0) if readable is None else readable & reads_LL
-        used = torch.tensor([length - 1, 0, text_MTD.shape[1]], device=x_MLD.device)
-        x_M3D = run_blocks(self.blocks, x_MLD, readable, used)
+        x_M3D = run_blocks(self.blocks, x_MLD, readable, (length - 1, 0, text_MTD.shape[1]))
         return FusedViews(*x_M3D.unbind(1))
 
 
@@ -98,18 +98,17 @@ class ContentTransformer(nn.Module):
         x_MLD = self.dropout(torch.cat([text_MTD, image_MVD], dim=1))
         real_ML = _joined_masks(text_MTD, image_MVD, text_mask_MT, image_mask_MV, extra=0)
         readable = None if real_ML is None else real_ML.unsqueeze(1)
-        used = torch.zeros(1, dtype=torch.int64, device=x_MLD.device)
-        return run_blocks(self.blocks, x_MLD, readable, used).squeeze(1)
+        return run_blocks(self.blocks, x_MLD, readable, (0,)).squeeze(1)
 
 
-def run_blocks(stack: nn.ModuleList, x_MLD: Tensor, readable: Tensor | None, used_Q: Tensor) -> Tensor:
+def run_blocks(stack: nn.ModuleList, x_MLD: Tensor, readable: Tensor | None, used: Sequence[int]) -> Tensor:
     """Run all blocks, the last one for the used tokens only.
 
     Args:
         stack: TransformerBlocks.
         x_MLD: input tokens.
         readable: bool, broadcastable to ``(M, L, L)``; None = everywhere.
-        used_Q: int64, tokens whose output is wanted.
+        used: the Q tokens whose output is wanted.
 
     Returns:
         ``(M, Q, D)``.
@@ -120,8 +119,8 @@ def run_blocks(stack: nn.ModuleList, x_MLD: Tensor, readable: Tensor | None, use
         attention = block.attention
         x_MLD = block.feed_forward(attention.finish(x_MLD, attention.mix(*attention.split(x_MLD), by_head)))
     if readable is not None and readable.shape[1] > 1:
-        readable = readable.index_select(1, used_Q)
-    return last.read(x_MLD.index_select(1, used_Q), x_MLD, readable)
+        readable = torch.stack([readable[:, token] for token in used], dim=1)
+    return last.read(torch.stack([x_MLD[:, token] for token in used], dim=1), x_MLD, readable)
 
 
 def _joined_masks(

@@ -25,9 +25,9 @@ class ItemTokens(NamedTuple):
     """Frozen features of M items.
 
     Attributes:
-        text: float ``(M, T, text width)``; token 0 is the summary token.
+        text: float16 or wider ``(M, T, text width)``; token 0 is the summary token.
         text_mask: bool ``(M, T)``, True at real tokens; None = all real.
-        image: float ``(M, V, image width)``; token 0 is the summary token.
+        image: float16 or wider ``(M, V, image width)``; token 0 is the summary token.
         image_mask: bool ``(M, V)``; None = all real.
     """
 

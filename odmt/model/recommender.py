@@ -54,8 +54,9 @@ class SequentialRecommender(nn.Module):
         Args:
             item_encoder: gives the branches.
             backbones: one sequence encoder a branch.
-            recompute_items: keep only the item vectors of a forward pass and compute each group of items again in the
-                backward pass, with the same dropout masks: less memory, the same loss and gradients.
+            recompute_items: of a forward pass keep only the item vectors (and the features that were gathered) and
+                compute each group of items again in the backward pass, with the same dropout masks: less memory, the
+                same loss and gradients.
         """
         super().__init__()
         self.item_encoder = item_encoder
@@ -77,10 +78,16 @@ class SequentialRecommender(nn.Module):
         rows = torch.split(self.item_encoder.embed(item_ids), [len(group.text) for group in groups])
         for ids, tokens in zip(rows, groups, strict=True):
             if self.recompute_items and torch.is_grad_enabled():
-                parts.append(checkpoint(self.item_encoder, ids, tokens, use_reentrant=False))
+                parts.append(checkpoint(self._encode_group, ids, tokens, use_reentrant=False))
             else:
-                parts.append(self.item_encoder(ids, tokens))
+                parts.append(self._encode_group(ids, tokens))
         return tuple(torch.cat(branch) if len(branch) > 1 else branch[0] for branch in zip(*parts, strict=True))
+
+    def _encode_group(self, id_ME: Tensor, tokens: ItemTokens) -> tuple[Tensor, ...]:
+        dtype = next(self.item_encoder.parameters()).dtype  # features come as they are kept, in float16
+        wide = tokens._replace(text=tokens.text.to(dtype), image=tokens.image.to(dtype))
+        views: tuple[Tensor, ...] = self.item_encoder(id_ME, wide)
+        return views
 
     def encode_sequences(self, items: Sequence[Tensor], layout: SequenceLayout) -> tuple[Tensor, ...]:
         """Encode packed sequences, each branch by itself: ``(R, D)`` item vectors to ``(R, D)`` states a branch."""
@@ -100,5 +107,7 @@ class SequentialRecommender(nn.Module):
         """Return the training loss of a batch; see ``candidate_loss``."""
         items = self.encode_items(batch.item_ids, batch.groups)
         states = self.encode_sequences([view.index_select(0, batch.inputs) for view in items], batch.layout)
-        columns = items if batch.gathered is None else tuple(gather_rows(view, batch.gathered) for view in items)
+        columns = (
+            items if batch.gathered is None else tuple(gather_rows(view.float(), batch.gathered) for view in items)
+        )
         return candidate_loss(states, columns, batch.candidates, objective, num_rows=batch.num_rows)

@@ -123,14 +123,16 @@ class TrainingBatches:
     def __len__(self) -> int:
         """Steps an epoch."""
         whole, rest = divmod(len(self.windows_US), self.batch_size * self._parts)
-        return max(1, whole + (rest >= self._parts))
+        fewest = 2 if self.rule.kind == "in-batch" else 1  # one user alone has no negatives in its batch
+        return max(1, whole + (rest >= fewest * self._parts))
 
     def __call__(self, epoch: int) -> Iterator[list[Batch]]:
         """Yield the steps of an epoch; the last one may be smaller, or a little larger by users too few to split."""
         steps = (self._step(users, epoch, number) for number, users in enumerate(self._steps(epoch)))
-        if self.features.device.type != "cpu" and not self.features.on_device:
-            return prefetched(steps)
-        return steps
+        device = self.features.device
+        if device.type == "cpu":
+            return steps
+        return prefetched(steps, start=lambda: torch.cuda.set_device(device) if device.index is not None else None)
 
     def _steps(self, epoch: int) -> list[np.ndarray]:
         order = user_order(self.seed, epoch, len(self.windows_US))
@@ -144,7 +146,7 @@ class TrainingBatches:
             together = parts[index * self.shard.processes : (index + 1) * self.shard.processes]
             if not self.rule.gathered:
                 together = [together[self.shard.rank]]
-            batches.append(self.batch(together, (epoch, number, index, self.shard.rank)))
+            batches.append(self.batch(together, (epoch, number, index * self.shard.processes + self.shard.rank)))
         return batches
 
     def batch(self, parts_BS: Sequence[np.ndarray], draw: tuple[int, ...] = ()) -> Batch:
@@ -205,7 +207,10 @@ class TrainingBatches:
         return SequenceLayout(user_R, step_R, position_R, last_B, num_users, max(1, int(lengths.max(initial=1))))
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(self.features.device, non_blocking=True)
+        tensor = torch.from_numpy(array)
+        if self.features.device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self.features.device, non_blocking=True)  # unpinned copies wait for the GPU
 
 
 def held_columns(slots_BS: np.ndarray, columns: Sequence[_Columns]) -> np.ndarray:

@@ -21,8 +21,9 @@ Residence = Literal["auto", "device", "host"]
 GROUP_ELEMENTS = 1 << 20
 """Tokens x width of one group on a CPU: 4 MiB an activation, so that a block's few activations stay in its cache."""
 
-GPU_GROUPS = 4
-"""Groups of a batch on a GPU: enough to drop most padding, few enough to keep the kernels large."""
+GPU_GROUPS, GPU_GROUP_ELEMENTS = 4, 1 << 27
+"""Groups of a batch on a GPU: enough to drop most padding, few enough to keep the kernels large; and tokens x width of
+one at most (256 MiB an activation in bf16), since the full softmax encodes the whole catalogue."""
 
 DEVICE_SHARE = 0.5
 """Features go onto the GPU if they take at most this share of its free memory."""
@@ -70,10 +71,16 @@ class ItemFeatures:
                 f"{len(bare)} items have neither a text nor an image token, the first in catalogue row "
                 f"{int(item_rows[bare[0]])}; prepare the data set again"
             )
+        if reads == "summaries":
+            text, image, item_rows = (
+                summaries_of(text, item_rows),
+                summaries_of(image, item_rows),
+                np.arange(len(item_rows)),
+            )
         num_bytes = text.tokens.nbytes + image.tokens.nbytes
         self.on_device = reads != "nothing" and lives_on_device(residence, num_bytes, device)
-        self.text = _Modality(text, item_rows, device if self.on_device else torch.device("cpu"))
-        self.image = _Modality(image, item_rows, device if self.on_device else torch.device("cpu"))
+        where = device if self.on_device else torch.device("cpu")
+        self.text, self.image = _Modality(text, item_rows, where), _Modality(image, item_rows, where)
 
     def arranged(self, item_ids: np.ndarray) -> np.ndarray:
         """Return the order that puts items of like lengths together: int ``(M,)`` places in ``item_ids``."""
@@ -88,7 +95,7 @@ class ItemFeatures:
             item_ids: int ``(M,)`` compact ids, 0 not among them.
 
         Returns:
-            Consecutive runs of the items; float32 tokens.
+            Consecutive runs of the items; float16 tokens, as they are kept.
         """
         return tuple(self._tokens(part) for part in self._parts(item_ids))
 
@@ -101,18 +108,27 @@ class ItemFeatures:
             yield torch.from_numpy(part).to(self.device), self.groups(part)
 
     def summaries(self) -> tuple[Tensor, Tensor]:
-        """Return every item's first text and first image token, float32 ``(n, width)`` each.
+        """Return every item's first text and first image token, float32 ``(n, width)`` each; zeros for none."""
+        everything = np.arange(self.num_items)
+        text, image = (modality.gather(everything, 1)[0][:, 0].float() for modality in (self.text, self.image))
+        return text.to(self.device), image.to(self.device)
+
+    def check_summaries(self, start: str) -> None:
+        """Check that every item has the summary tokens that an ID table starts from.
+
+        Args:
+            start: ``model.id_init``.
 
         Raises:
-            DataError: an item lacks one of the two.
+            DataError: an item lacks one.
         """
         for name, modality in (("text", self.text), ("image", self.image)):
-            if (modality.lengths == 0).any():
-                lacking = int((modality.lengths == 0).argmax()) + 1
-                raise DataError(f"item {lacking} has no {name} token to start its ID embedding from")
-        everything = np.arange(self.num_items)
-        text, image = (modality.gather(everything, 1)[0][:, 0] for modality in (self.text, self.image))
-        return text.to(self.device), image.to(self.device)
+            lacking = np.flatnonzero(modality.lengths == 0)
+            if name in start and len(lacking):
+                raise DataError(
+                    f"{len(lacking)} items, the first with compact id {int(lacking[0]) + 1}, have no {name} token to "
+                    f"start their ID embedding from, as model.id_init {start} wants; set model.id_init: random"
+                )
 
     def _parts(self, item_ids: np.ndarray) -> list[np.ndarray]:
         if self.items_per_group is not None:
@@ -123,7 +139,9 @@ class ItemFeatures:
             longest = (self.text.lengths[item_ids - 1] + self.image.lengths[item_ids - 1]).max(initial=1) + 1
             size = max(8, GROUP_ELEMENTS // (int(longest) * self.width))
         else:
-            size = -(-len(item_ids) // GPU_GROUPS)
+            longest = (self.text.lengths[item_ids - 1] + self.image.lengths[item_ids - 1]).max(initial=1) + 1
+            most = max(8, GPU_GROUP_ELEMENTS // (int(longest) * self.width))
+            size = min(-(-len(item_ids) // GPU_GROUPS), most)
         return np.array_split(item_ids, max(1, -(-len(item_ids) // size)))
 
     def _tokens(self, item_ids: np.ndarray) -> ItemTokens:
@@ -159,23 +177,29 @@ class _Modality:
             limit: at most so many tokens of each item; None = all.
 
         Returns:
-            float32 ``(M, T, D)`` with zeros at padding, T >= 1, and bool ``(M, T)``, True at real tokens; None if all
+            float16 ``(M, T, D)`` with zeros at padding, T >= 1, and bool ``(M, T)``, True at real tokens; None if all
             are real.
         """
         lengths = self.lengths[places] if limit is None else np.minimum(self.lengths[places], limit)
         longest = max(1, int(lengths.max(initial=0)))
         width = self.tokens.shape[1]
         if len(self.tokens) == 0:
-            empty = torch.zeros(len(places), longest, width, device=self.tokens.device)
+            empty = torch.zeros(len(places), longest, width, dtype=self.tokens.dtype, device=self.tokens.device)
             return empty, torch.zeros(len(places), longest, dtype=torch.bool, device=self.tokens.device)
         real = np.arange(longest) < lengths[:, None]
         index = np.where(real, self.starts[places][:, None] + np.arange(longest), 0)
         flat = torch.from_numpy(index.reshape(-1)).to(self.tokens.device)
-        gathered = self.tokens.index_select(0, flat).view(len(places), longest, width).float()
+        gathered = self.tokens.index_select(0, flat).view(len(places), longest, width)
         if real.all():
             return gathered, None
         mask = torch.from_numpy(real).to(self.tokens.device)
         return gathered.masked_fill_(~mask.unsqueeze(2), 0.0), mask
+
+
+def summaries_of(features: RaggedFeatures, item_rows: np.ndarray) -> RaggedFeatures:
+    """Copy the first token of each item that has any; row ``i`` of the result is item ``i + 1``."""
+    starts, has_tokens = features.offsets[item_rows], np.diff(features.offsets)[item_rows] > 0
+    return RaggedFeatures(features.tokens[starts[has_tokens]], np.append(0, np.cumsum(has_tokens)))
 
 
 def lives_on_device(residence: Residence, num_bytes: int, device: torch.device) -> bool:

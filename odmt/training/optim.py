@@ -53,7 +53,7 @@ def learning_rate_factor(done_steps: int, steps_per_epoch: int, config: TrainCon
     the step after the last would reach. A function of the step alone, so that a resumed run needs no state of it.
     Source of the cosine: Loshchilov and Hutter, arXiv:1608.03983, without restarts.
     """
-    warmup = round(config.warmup_epochs * steps_per_epoch)
+    warmup = math.ceil(config.warmup_epochs * steps_per_epoch)
     if done_steps < warmup:
         return (done_steps + 1) / (warmup + 1)
     if config.schedule == "constant":
@@ -69,12 +69,15 @@ def torch_settings(config: TrainConfig) -> Iterator[None]:
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
     if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first GPU product runs
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = workspace or ":4096:8"  # read when the process's first GPU product runs
         torch.use_deterministic_algorithms(True)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
+        if config.deterministic and workspace is None:
+            os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
         torch.use_deterministic_algorithms(before, warn_only=warn_only)
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32

@@ -2,14 +2,14 @@
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 Made = TypeVar("Made")
 
 
-def prefetched(source: Iterable[Made], depth: int = 2) -> Iterator[Made]:
-    """Yield what ``source`` yields, in order, made at most ``depth`` ahead by a thread.
+def prefetched(source: Iterable[Made], depth: int = 2, *, start: Callable[[], object] = lambda: None) -> Iterator[Made]:
+    """Yield what ``source`` yields, in order, made at most ``depth`` ahead by a thread, which calls ``start`` first.
 
     What the source raises is raised here, in its place. Closing the generator ends the thread.
     """
@@ -27,6 +27,7 @@ def prefetched(source: Iterable[Made], depth: int = 2) -> Iterator[Made]:
 
     def make() -> None:
         try:
+            start()
             for made in source:
                 if not put((made, None, False)):
                     return

@@ -19,6 +19,9 @@ from odmt.training.seeding import seed_torch
 
 Valid = TypeVar("Valid")
 
+MOST_OVERFLOWS = 20
+"""The loss scale starts at 2^16: a gradient that overflows after so many halvings is not finite in itself."""
+
 
 class TrainedEpoch(NamedTuple, Generic[Valid]):
     """What one epoch gave.
@@ -58,6 +61,7 @@ class Step:
         precision = choose_precision(train.precision, self.device)
         self.autocast_dtype = precision.autocast
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scale_loss)
+        self.overflows = 0
         self.parallel = _in_parallel(model) if dist.is_initialized() else None
 
     def autocast(self) -> AbstractContextManager[None]:
@@ -78,7 +82,8 @@ class Step:
             Mean ``loss``, ``ce`` and ``kd``.
 
         Raises:
-            NonFiniteError: the loss or the gradient is not finite; the weights are as before the step.
+            NonFiniteError: the loss or the gradient is not finite; the weights are as before the step. A scaled fp16
+                gradient may overflow: its step is skipped and the scale halved, ``MOST_OVERFLOWS`` times in a row.
         """
         objective = self._objective(epoch)
         self._set_learning_rate((epoch - 1) * self.steps_per_epoch + number)
@@ -119,7 +124,8 @@ class Step:
         loss, ce, kd, gradient = torch.cat([totals, norm.detach().float().reshape(1)]).tolist()
         if not math.isfinite(loss):
             raise NonFiniteError(f"the training loss is {loss} in epoch {epoch}, before the step")
-        if not self.scaler.is_enabled() and not math.isfinite(gradient):
+        self.overflows = 0 if math.isfinite(gradient) else self.overflows + 1
+        if self.overflows > (MOST_OVERFLOWS if self.scaler.is_enabled() else 0):
             raise NonFiniteError(f"the gradient's norm is {gradient} in epoch {epoch}, before the step")
         return {"loss": loss, "ce": ce, "kd": kd}
 

@@ -117,9 +117,7 @@ def _search(
         shared = share(home, list(space.loaded_configs()), options.source.loaders)
         options.say(f"shared features loaded in {clock(time.monotonic() - begun)}")
         runner = {"runner": options.runner} if options.runner else {}
-        job = TrialJob(
-            str(folder), shared, space.scheduler, threads_for(cpus / space.base.train.data_parallel), gpus, **runner
-        )
+        job = TrialJob(str(folder), shared, space.scheduler, threads_for(cpus), gpus, **runner)
         if not options.quiet:
             max_epochs = space.base.train.max_epochs
             progress = StudyProgress(log.study, max_epochs=max_epochs)

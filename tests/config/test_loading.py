@@ -115,3 +115,16 @@ def test_assignments_are_yaml_values():
 def test_a_bad_assignment_gives_one_sentence(assignments, message):
     with pytest.raises(ConfigError, match=message):
         parse_assignments(assignments)
+
+
+def test_a_batch_of_one_user_has_no_negatives_and_is_refused():
+    with pytest.raises(ConfigError, match=r"train\.batch_size: 1 leaves a user without negatives"):
+        from_mapping(RunConfig, {"train": {"batch_size": 1}}, "x")
+    from_mapping(RunConfig, {"train": {"batch_size": 1}, "loss": {"kind": "full"}}, "x")
+
+
+def test_heads_are_checked_where_there_is_attention_alone():
+    odd = {"model": {"embedding_dim": 51, "item_encoder": "id", "backbone": "gru4rec"}}
+    from_mapping(RunConfig, odd, "x")
+    with pytest.raises(ConfigError, match=r"sequence\.num_heads: 2 does not divide model.embedding_dim 51"):
+        from_mapping(RunConfig, {"model": odd["model"] | {"backbone": "sasrec"}}, "x")

@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -101,7 +102,7 @@ def test_a_process_that_dies_ends_the_run_instead_of_leaving_it_to_wait(arrays):
     (other,) = multiprocessing.active_children()
     other.kill()
     other.join()
-    with pytest.raises(RuntimeError, match=r"(?i)connection|closed|reset|peer"):
+    with pytest.raises(RuntimeError, match=r"process 1 ended with exit code -9|(?i:connection|closed|reset|peer)"):
         list(run)
 
 
@@ -245,3 +246,28 @@ def test_more_processes_than_cpus_are_refused_before_any_starts(monkeypatch):
     config = small_config(train={"data_parallel": 4})
     with pytest.raises(ConfigError, match="4 processes need as many CPUs, this machine gives 3"):
         next(training_run(config, small_arrays(), device="cpu"))
+
+
+def test_the_arrays_stay_until_every_process_has_read_them(tmp_path):
+    others = [SimpleNamespace(name=f"process {rank}", exitcode=None) for rank in (1, 2)]
+    (tmp_path / f"{parallel._READ}1").touch()
+    waiting = threading.Thread(target=parallel._wait_until_read, args=(tmp_path, others), daemon=True)
+    waiting.start()
+    waiting.join(0.2)
+    assert waiting.is_alive()
+    (tmp_path / f"{parallel._READ}2").touch()
+    waiting.join(30)
+    assert not waiting.is_alive()
+
+
+def test_a_process_that_dies_at_its_start_is_named(tmp_path):
+    others = [SimpleNamespace(name="process 1", exitcode=3)]
+    with pytest.raises(RuntimeError, match="process 1 ended with exit code 3 at its start"):
+        parallel._wait_until_read(tmp_path, others)
+
+
+def test_one_named_device_cannot_serve_several_processes(arrays):
+    config = small_config(train=TWO)
+    with pytest.raises(ConfigError, match=r"cuda:1 is one device, train\.data_parallel 2"):  # noqa: SIM117
+        with process_group(config, arrays, None, torch.device("cuda:1")):
+            pass

@@ -46,7 +46,7 @@ def assert_groups_equal_the_plain_gather(groups, item_ids, limit=None, text=TEXT
             item = next(items)
             for features, tokens, mask in ((text, group.text, group.text_mask), (image, group.image, group.image_mask)):
                 values, real = expected_of(features, item, tokens.shape[1], limit)
-                assert tokens.dtype == torch.float32
+                assert tokens.dtype == torch.float16  # as they are kept: widened where they are encoded
                 np.testing.assert_array_equal(tokens[row], values)
                 np.testing.assert_array_equal(np.ones_like(real) if mask is None else mask[row], real)
 
@@ -176,9 +176,21 @@ def test_summaries_of_all_items_stand_in_id_order():
     np.testing.assert_array_equal(found[1], image.summary(ROWS))
 
 
-def test_an_item_without_a_text_token_cannot_start_the_id_table():
-    with pytest.raises(DataError, match="item 2 has no text token to start its ID embedding from"):
-        make().summaries()
+@pytest.mark.parametrize("start", ["text", "text+image"])
+def test_an_item_without_a_text_token_cannot_start_the_id_table(start):
+    sentence = r"1 items, the first with compact id 2, have no text token .* as model.id_init text.* wants"
+    with pytest.raises(DataError, match=sentence):
+        make(image=of_lengths([3] * 10, 5)).check_summaries(start)
+
+
+@pytest.mark.parametrize("start", ["image", "random"])
+def test_only_the_modalities_that_the_id_table_starts_from_are_asked_for(start):
+    make(image=of_lengths([3] * 10, 5)).check_summaries(start)
+
+
+def test_an_encoder_of_summaries_keeps_no_other_tokens():
+    features = make(reads="summaries")
+    assert len(features.text.tokens) == (np.diff(TEXT.offsets)[ROWS] > 0).sum() < len(TEXT.tokens)
 
 
 def test_a_cpu_s_groups_hold_fewer_items_where_items_are_longer():
