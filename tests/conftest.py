@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads; see odmt/commands.py
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests' tensors are small, and their processes several
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
