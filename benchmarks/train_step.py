@@ -73,6 +73,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--items", type=int, default=20_000)
     parser.add_argument("--users", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--profile", action="store_true", help="print where the time of one of our steps goes")
     parser.add_argument("--compile", action="store_true", help="let torch.compile have our item encoder")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: does it run?")
     arguments = parser.parse_args()
@@ -108,10 +109,28 @@ def measure_width(width: int, device: torch.device, arguments: argparse.Namespac
         ours.model.item_encoder.compile(dynamic=True)
         for name in arguments.batches:
             ours.step(workload.batches[name])
-    return {
+    measured = {
         name: measure_batch(name, workload.batches[name], sides, counted[name], rounds, steps, peak_flops)
         for name in arguments.batches
     }
+    if arguments.profile:
+        print(where_the_time_goes(ours, workload.batches[arguments.batches[0]], device))
+    return measured
+
+
+def where_the_time_goes(side: Side, slots_BS: np.ndarray, device: torch.device) -> str:
+    """Profile one step; return the costliest operations, by the GPU's time on a GPU."""
+    from torch.profiler import ProfilerActivity, profile
+
+    on_gpu = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with profile(activities=activities) as profiled:
+        side.step(slots_BS)
+        synchronise()
+    table: str = profiled.key_averages().table(
+        sort_by="self_cuda_time_total" if on_gpu else "self_cpu_time_total", row_limit=15, max_name_column_width=40
+    )
+    return table
 
 
 def compare_losses(ours: Side, theirs: Side, slots_BS: np.ndarray) -> None:

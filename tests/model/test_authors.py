@@ -160,11 +160,13 @@ def test_the_training_benchmark_runs_with_torch_and_numpy_alone():
         ONLY_TORCH_AND_NUMPY,
         str(BENCHMARKS / "train_step.py"),
         "--smoke",
+        "--profile",
         "--device",
         "cpu",
     ]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
+    assert "aten::bmm" in ended.stdout
     result = json.loads(ended.stdout.splitlines()[-1])
     popular = result["widths"]["16"]["popular"]
     assert popular["flops"]["ours"] < popular["flops"]["authors"]
