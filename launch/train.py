@@ -123,7 +123,7 @@ def train(
         for result in training_run(config, arrays, checkpoints=folder, device=device):
             history.append({"epoch": result.epoch, "metrics": result.metrics})
             mirror.trial_epoch(run_id, result.epoch, result.metrics | {"seconds": result.seconds}, now_ms())
-            left = (config.train.max_epochs - result.epoch) * result.seconds
+            left = 0.0 if result.is_last else (config.train.max_epochs - result.epoch) * result.seconds
             print(
                 f"epoch {result.epoch:3d} of {config.train.max_epochs}  loss {result.metrics['train/loss']:8.4f}  "
                 f"{SELECTION} {result.metrics[SELECTION]:.4f}  {result.seconds:5.1f} s  about {left:.0f} s left",

@@ -124,5 +124,7 @@ class RunConfig(Section):
                 yield f"{name}.num_heads: {heads} does not divide model.embedding_dim {width}"
         if self.train.batch_size == 1 and self.loss.kind == "in-batch" and not self.loss.gathered_negatives:
             yield "train.batch_size: 1 leaves a user without negatives; loss.kind in-batch needs 2 or more"
+        if self.model.item_encoder == "id" and self.model.id_dim not in (None, width):
+            yield f"model.id_dim: {self.model.id_dim} is not model.embedding_dim {width}, as item_encoder id needs"
         if self.loss.gathered_negatives and self.train.data_parallel == 1:
             yield "loss.gathered_negatives: there is one process; set train.data_parallel above 1"

@@ -184,6 +184,10 @@ def read_ranks(home: Home, dataset: str, entry: Mapping[str, Any]) -> dict[str, 
     try:
         with np.load(path) as archive:
             return dict(archive)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path}: is gone, or this read of the sealed test is older than the keeping of ranks"
+        ) from error
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: the ranks of this read of the sealed test cannot be read: {error}") from error
 

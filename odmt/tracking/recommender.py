@@ -179,7 +179,10 @@ def read_package(paths: Mapping[str, str]) -> Recommender:
         table = [vectors[name] for name in model.branches]
         items = pq.read_table(paths[ITEMS]).to_pydict()
     except (KeyError, OSError, RuntimeError, SafetensorError, ConfigError, ValueError) as error:
-        raise CheckpointError(f"the registered model cannot be loaded: {error}; promote it again") from error
+        raise CheckpointError(
+            f"the registered model cannot be loaded: {error}; its files are damaged or made by an older version: "
+            "promote it again, or search again and promote that"
+        ) from error
     id_table = model.item_encoder.id_table
     if {len(part) for part in table} != {len(items["item_id"]) + 1} or (
         id_table is not None and id_table.num_embeddings != len(table[0])

@@ -35,7 +35,7 @@ class Candidate:
     """The resolved configuration as nested plain values."""
 
     make_table: "Callable[[], Mapping[str, Tensor]]"
-    """Makes three ``(N + 1, D)``, the branches' item vectors; called only where a new version is made."""
+    """Makes the items' vectors by branch, ``(N + 1, D)`` each; called only where a new version is made."""
 
     item_ids: Sequence[str]
     titles: Sequence[str]

@@ -10,7 +10,7 @@ from odmt.tuning.event_log import EventLog
 from odmt.tuning.samplers import propose
 from odmt.tuning.scheduler import verdict
 from odmt.tuning.space import Space
-from odmt.tuning.state import CONTINUE, FAIL, STOP
+from odmt.tuning.state import COMPLETE, CONTINUE, FAIL, STOP
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,9 @@ class Journal:
             return FAIL
         epoch, metrics = int(result["epoch"]), result["metrics"]
         if epoch <= len(trial.epochs):
+            if result.get("is_last"):  # a resumed run that ended by itself no later than what is recorded
+                self.log.commit("ended", trial=trial.trial_id, state="completed", reason=None)
+                return COMPLETE
             return CONTINUE
         # A trial that ends early by itself (train.early_stopping_patience) is complete where it ends.
         max_epochs = epoch if result.get("is_last") else trial.config["train"]["max_epochs"]

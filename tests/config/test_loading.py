@@ -128,3 +128,10 @@ def test_heads_are_checked_where_there_is_attention_alone():
     from_mapping(RunConfig, odd, "x")
     with pytest.raises(ConfigError, match=r"sequence\.num_heads: 2 does not divide model.embedding_dim 51"):
         from_mapping(RunConfig, {"model": odd["model"] | {"backbone": "sasrec"}}, "x")
+
+
+def test_an_id_table_that_scores_must_be_as_wide_as_the_model():
+    with pytest.raises(
+        ConfigError, match=r"model\.id_dim: 32 is not model\.embedding_dim 64, as item_encoder id needs"
+    ):
+        from_mapping(RunConfig, {"model": {"item_encoder": "id", "id_dim": 32, "embedding_dim": 64}}, "x")

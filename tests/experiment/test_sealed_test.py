@@ -7,9 +7,18 @@ import pytest
 from small_home import CONFIG, DATASET, ITEMS, trained_trial, write_small_dataset
 
 from odmt.errors import CheckpointError, DataError
+from odmt.evaluation.metrics import ranking_metrics
 from odmt.experiment import sealed_test
 from odmt.experiment.arrays import load_full_split, load_split
-from odmt.experiment.sealed_test import LOG_NAME, count_reads, read_log, read_sealed_test, sealed_floors, sealed_targets
+from odmt.experiment.sealed_test import (
+    LOG_NAME,
+    count_reads,
+    read_log,
+    read_ranks,
+    read_sealed_test,
+    sealed_floors,
+    sealed_targets,
+)
 from odmt.home import Home
 
 WHO = {"study": "small", "study_id": "s1", "trial_id": "t-abc"}
@@ -80,6 +89,23 @@ def test_the_same_trial_is_not_read_again(home, checkpoint, monkeypatch):
     first = read_sealed_test(home, CONFIG, checkpoint, **WHO)
     monkeypatch.setattr(sealed_test, "evaluate_model", lambda *_: pytest.fail("read again"))
     assert read_sealed_test(home, CONFIG, checkpoint, **WHO) == first._replace(reused=True)
+
+
+def test_every_users_rank_is_kept_and_gives_the_logged_metrics(home, checkpoint, log):
+    found = read_sealed_test(home, CONFIG, checkpoint, **WHO)
+    _, result = read_log(log)
+    ranks = read_ranks(home, DATASET, result)
+    assert set(ranks) == {"fused", "id", "text", "image"}
+    assert len(ranks["fused"]) == load_split(home, CONFIG.data).num_users
+    for name, value in ranking_metrics(ranks["fused"]).items():
+        assert found.metrics[name] == value
+
+
+def test_ranks_of_a_read_that_kept_none_are_a_clear_error(home, checkpoint, log):
+    read_sealed_test(home, CONFIG, checkpoint, **WHO)
+    _, result = read_log(log)
+    with pytest.raises(DataError, match="is gone, or this read of the sealed test is older than the keeping of ranks"):
+        read_ranks(home, DATASET, result | {"trial": "t-old"})
 
 
 def test_another_trial_is_another_read(home, checkpoint):
