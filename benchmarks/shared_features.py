@@ -62,11 +62,13 @@ def make_store(root: Path, items: int, tokens: int, width: int) -> int:
 def measure(root: Path, arguments: argparse.Namespace) -> dict[str, object]:
     import psutil
     import ray
+    import torch
 
     from odmt.cluster.connect import choose_place, connect, disconnect
     from odmt.config import DataConfig, TextEncoderConfig
     from odmt.experiment.arrays import load_encoder_features
     from odmt.home import Home
+    from odmt.training.features import ItemFeatures
 
     feature_bytes = make_store(root, arguments.items, arguments.tokens, arguments.width)
     data, encoder = DataConfig(dataset="bench"), TextEncoderConfig(model="bench")
@@ -86,7 +88,8 @@ def measure(root: Path, arguments: argparse.Namespace) -> dict[str, object]:
             self.features = None
             before, started = psutil.Process().memory_full_info().uss, time.perf_counter()
             self.features = ray.get(reference[0]) if reference else load_encoder_features(Home(root), data, encoder)
-            self.features.gather(np.arange(128))
+            rows = np.arange(self.features.num_rows)
+            ItemFeatures(rows, self.features, self.features, torch.device("cpu")).groups(rows[:128] + 1)
             seconds = time.perf_counter() - started
             return psutil.Process().memory_full_info().uss - before, seconds
 

@@ -18,6 +18,7 @@ from odmt.errors import NonFiniteError
 from odmt.experiment.run import EpochResult
 from odmt.features.ragged import RaggedFeatures
 from odmt.home import Home
+from odmt.training.features import ItemFeatures
 from odmt.tuning.driver import Options, run_study
 from odmt.tuning.preflight import Inputs, Source
 from odmt.tuning.space import load_space
@@ -110,9 +111,10 @@ def gathering_runner(config, arrays, *, checkpoints):
 
     uss_before, anonymous_before = psutil.Process().memory_full_info().uss, anonymous_bytes()
     rng = np.random.default_rng(0)
+    rows = np.arange(arrays.text.num_rows)
+    features = ItemFeatures(rows, arrays.text, arrays.image, torch.device("cpu"))
     for result in fake_epochs(config, checkpoints, seconds=0.5):
-        arrays.text.gather(rng.integers(0, arrays.text.num_rows, 64))
-        arrays.image.gather(rng.integers(0, arrays.image.num_rows, 64))
+        features.groups(rng.integers(1, arrays.text.num_rows + 1, 64))
         result.metrics["uss_grown"] = psutil.Process().memory_full_info().uss - uss_before
         result.metrics["anonymous_grown"] = anonymous_bytes() - anonymous_before
         result.metrics["writeable"] = float(arrays.text.tokens.flags.writeable)

@@ -28,6 +28,16 @@ def ragged(rng, rows, width, longest):
     return RaggedFeatures(tokens, np.cumsum([0, *lengths]))
 
 
+def plain_gather(features, rows):
+    """Tokens of some catalogue rows, row by row: float32 ``(M, T, D)`` padded with zeros, and bool ``(M, T)``."""
+    parts = [features.tokens[features.offsets[row] : features.offsets[row + 1]] for row in rows]
+    padded = np.zeros((len(parts), max(1, *map(len, parts)), features.width), dtype=np.float32)
+    mask = np.zeros(padded.shape[:2], dtype=bool)
+    for place, part in enumerate(parts):
+        padded[place, : len(part)], mask[place, : len(part)] = part, True
+    return padded, mask
+
+
 def small_arrays(*, users=30, items=20, max_seq_len=4, seed=0, cyclic=False):
     """With ``cyclic`` every item is followed by the next id; else sequences are random."""
     rng = np.random.default_rng(seed)

@@ -33,8 +33,13 @@ def ndcg(ranks: np.ndarray, cutoff: int) -> float:
         ranks: int ``(users,)``, 1 = best, 0 = the target cannot be hit (a miss).
         cutoff: length of the list.
     """
+    return float(user_ndcg(ranks, cutoff).mean())
+
+
+def user_ndcg(ranks: np.ndarray, cutoff: int) -> np.ndarray:
+    """Return each user's share in ``ndcg``: float64 ``(users,)``."""
     hit = (ranks >= 1) & (ranks <= cutoff)
-    return float(np.where(hit, 1.0 / np.log2(np.maximum(ranks, 1) + 1.0), 0.0).mean())
+    return np.where(hit, 1.0 / np.log2(np.maximum(ranks, 1) + 1.0), 0.0)
 
 
 def mrr(ranks: np.ndarray) -> float:

@@ -22,7 +22,37 @@ class FusedViews(NamedTuple):
     image: Tensor
 
 
-class IdAwareMultimodalTransformer(nn.Module):
+class TokenTransformer(nn.Module):
+    """Dropout on the tokens, then a stack of blocks, of whose output a few tokens are used."""
+
+    def __init__(self, width: int, num_layers: int, num_heads: int, dropout: float) -> None:
+        """Make the stack."""
+        super().__init__()
+        self.dropout = Dropout(dropout)
+        self.blocks = nn.ModuleList(TransformerBlock(width, num_heads, dropout) for _ in range(num_layers))
+
+    def run(self, x_MLD: Tensor, readable: Tensor | None, used: Sequence[int]) -> Tensor:
+        """Run all blocks, the last one for the used tokens only.
+
+        Args:
+            x_MLD: tokens, after the dropout.
+            readable: bool, broadcastable to ``(M, L, L)``; None = everywhere.
+            used: the Q tokens whose output is wanted.
+
+        Returns:
+            ``(M, Q, D)``.
+        """
+        by_head = None if readable is None else readable.unsqueeze(1)
+        *inner, last = blocks_of(self.blocks)
+        for block in inner:
+            attention = block.attention
+            x_MLD = block.feed_forward(attention.finish(x_MLD, attention.mix(*attention.split(x_MLD), by_head)))
+        if readable is not None and readable.shape[1] > 1:
+            readable = torch.stack([readable[:, token] for token in used], dim=1)
+        return last.read(torch.stack([x_MLD[:, token] for token in used], dim=1), x_MLD, readable)
+
+
+class IdAwareMultimodalTransformer(TokenTransformer):
     """Read text, image and ID tokens in one attention stack, the ID token hidden from the others.
 
     The ID token reads every token; with ``id_masking`` no other token reads it, so content vectors do not
@@ -37,10 +67,8 @@ class IdAwareMultimodalTransformer(nn.Module):
 
     def __init__(self, width: int, num_layers: int, num_heads: int, dropout: float, id_masking: bool) -> None:
         """Make the stack."""
-        super().__init__()
+        super().__init__(width, num_layers, num_heads, dropout)
         self.id_masking = id_masking
-        self.dropout = Dropout(dropout)
-        self.blocks = nn.ModuleList(TransformerBlock(width, num_heads, dropout) for _ in range(num_layers))
 
     def forward(
         self,
@@ -71,21 +99,15 @@ class IdAwareMultimodalTransformer(nn.Module):
             reads_LL = torch.ones(length, length, dtype=torch.bool, device=x_MLD.device)
             reads_LL[:-1, -1] = False
             readable = reads_LL.unsqueeze(0) if readable is None else readable & reads_LL
-        x_M3D = run_blocks(self.blocks, x_MLD, readable, (length - 1, 0, text_MTD.shape[1]))
+        x_M3D = self.run(x_MLD, readable, (length - 1, 0, text_MTD.shape[1]))
         return FusedViews(*x_M3D.unbind(1))
 
 
-class ContentTransformer(nn.Module):
+class ContentTransformer(TokenTransformer):
     """A transformer over text and image tokens alone, read at the text summary token.
 
     The content side of the non-invasive baseline; the same stack as the IMT without its ID token.
     """
-
-    def __init__(self, width: int, num_layers: int, num_heads: int, dropout: float) -> None:
-        """Make the stack."""
-        super().__init__()
-        self.dropout = Dropout(dropout)
-        self.blocks = nn.ModuleList(TransformerBlock(width, num_heads, dropout) for _ in range(num_layers))
 
     def forward(
         self,
@@ -98,29 +120,7 @@ class ContentTransformer(nn.Module):
         x_MLD = self.dropout(torch.cat([text_MTD, image_MVD], dim=1))
         real_ML = _joined_masks(text_MTD, image_MVD, text_mask_MT, image_mask_MV, extra=0)
         readable = None if real_ML is None else real_ML.unsqueeze(1)
-        return run_blocks(self.blocks, x_MLD, readable, (0,)).squeeze(1)
-
-
-def run_blocks(stack: nn.ModuleList, x_MLD: Tensor, readable: Tensor | None, used: Sequence[int]) -> Tensor:
-    """Run all blocks, the last one for the used tokens only.
-
-    Args:
-        stack: TransformerBlocks.
-        x_MLD: input tokens.
-        readable: bool, broadcastable to ``(M, L, L)``; None = everywhere.
-        used: the Q tokens whose output is wanted.
-
-    Returns:
-        ``(M, Q, D)``.
-    """
-    by_head = None if readable is None else readable.unsqueeze(1)
-    *inner, last = blocks_of(stack)
-    for block in inner:
-        attention = block.attention
-        x_MLD = block.feed_forward(attention.finish(x_MLD, attention.mix(*attention.split(x_MLD), by_head)))
-    if readable is not None and readable.shape[1] > 1:
-        readable = torch.stack([readable[:, token] for token in used], dim=1)
-    return last.read(torch.stack([x_MLD[:, token] for token in used], dim=1), x_MLD, readable)
+        return self.run(x_MLD, readable, (0,)).squeeze(1)
 
 
 def _joined_masks(

@@ -42,8 +42,6 @@ class Gru4Rec(nn.Module):
             raise ValueError(f"width: {width} is less than 1")
         if num_layers < 1:
             raise ValueError(f"num_layers: {num_layers} is less than 1")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout: {dropout} is not in [0, 1)")
         self.dropout = Dropout(dropout)
         between = dropout if num_layers > 1 else 0.0  # torch warns of a dropout that has no place
         self.gru = nn.GRU(width, width, num_layers, batch_first=True, dropout=between)

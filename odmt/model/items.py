@@ -7,6 +7,7 @@ Shape letters, used as name suffixes in this file:
     M items, T text tokens, V image tokens, E width of the ID table, D width
 """
 
+from abc import ABC, abstractmethod
 from typing import Literal, NamedTuple
 
 import torch
@@ -61,7 +62,7 @@ class ItemShape(NamedTuple):
     dropout: float
 
 
-class ItemEncoder(nn.Module):
+class ItemEncoder(nn.Module, ABC):
     """Common ground of all item encoders.
 
     Attributes:
@@ -84,6 +85,7 @@ class ItemEncoder(nn.Module):
         rows: Tensor = self.id_table(item_ids)
         return rows
 
+    @abstractmethod
     def forward(self, id_ME: Tensor, tokens: ItemTokens) -> tuple[Tensor, ...]:
         """Encode items.
 
@@ -94,7 +96,6 @@ class ItemEncoder(nn.Module):
         Returns:
             ``(M, D)`` a branch.
         """
-        raise NotImplementedError
 
     @torch.no_grad()
     def start_id_table(self, start: IdInit, text_summary: Tensor, image_summary: Tensor) -> None:

@@ -13,21 +13,21 @@ from torch import Tensor
 class SequenceLayout(NamedTuple):
     """Where the rows of packed sequences stand.
 
-    Padded to a rectangle the rows stand at the LEFT (row of step 0 in column 0), so that a causal encoder needs no
+    Padded to a rectangle the rows stand at the LEFT (a user's first row in column 0), so that a causal encoder needs no
     mask: what follows a user's last step is never read by a real one.
 
     Attributes:
         user: int64 ``(R,)``, rising.
-        step: int64 ``(R,)``, place in the user's own sequence from 0.
         position: int64 ``(R,)``, place in the left-padded window of ``max_seq_len`` slots from 0.
-        last: int64 ``(B,)``, row of each user's last step; for a user without rows that of the user before, or -1.
+        cell: int64 ``(R,)``, place in the flattened rectangle: user x P + place in the user's own sequence.
+        last: int64 ``(B,)``, row of each user's last position; for a user without rows that of the user before, or -1.
         num_users: B.
         longest: P, at least 1.
     """
 
     user: Tensor
-    step: Tensor
     position: Tensor
+    cell: Tensor
     last: Tensor
     num_users: int
     longest: int
@@ -44,12 +44,7 @@ class SequenceLayout(NamedTuple):
         ends_B = lengths_B.cumsum(0)
         step_R = torch.arange(len(user_R), device=real_BL.device) - (ends_B - lengths_B)[user_R]
         longest = max(1, int(lengths_B.max())) if len(lengths_B) else 1
-        return cls(user_R, step_R, position_R, ends_B - 1, len(lengths_B), longest)
-
-    @property
-    def cell(self) -> Tensor:
-        """int64 ``(R,)``: place of each row in the flattened rectangle."""
-        return self.user * self.longest + self.step
+        return cls(user_R, position_R, user_R * longest + step_R, ends_B - 1, len(lengths_B), longest)
 
     @property
     def is_full(self) -> bool:

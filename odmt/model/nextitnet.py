@@ -44,8 +44,6 @@ class NextItNet(nn.Module):
         for name, number in (("width", width), ("num_layers", num_layers), ("kernel_size", kernel_size)):
             if number < 1:
                 raise ValueError(f"{name}: {number} is less than 1")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout: {dropout} is not in [0, 1)")
         self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(
             ResidualBlock(width, kernel_size, BLOCK_DILATIONS[block % len(BLOCK_DILATIONS)])

@@ -5,7 +5,7 @@ Shape letters, used as name suffixes in this file:
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from odmt.model.gathering import gather_rows
 from odmt.model.items import ItemEncoder, ItemTokens
 from odmt.model.layout import SequenceLayout
 from odmt.model.losses import Candidates, LossTerms, Objective, candidate_loss
+from odmt.model.sequence import SequenceEncoder
 
 
 class Batch(NamedTuple):
@@ -91,7 +92,7 @@ class SequentialRecommender(nn.Module):
 
     def encode_sequences(self, items: Sequence[Tensor], layout: SequenceLayout) -> tuple[Tensor, ...]:
         """Encode packed sequences, each branch by itself: ``(R, D)`` item vectors to ``(R, D)`` states a branch."""
-        encoders = self.sequence_encoders.values()
+        encoders = self._sequence_encoders()
         return tuple(encoder(rows, layout) for encoder, rows in zip(encoders, items, strict=True))
 
     def last_states(self, items: Sequence[Tensor], layout: SequenceLayout) -> tuple[Tensor, ...]:
@@ -100,8 +101,11 @@ class SequentialRecommender(nn.Module):
         Raises:
             ValueError: a user has no items.
         """
-        encoders = self.sequence_encoders.values()
-        return tuple(encoder.last_states(rows, layout) for encoder, rows in zip(encoders, items, strict=True))  # type: ignore[operator]
+        encoders = self._sequence_encoders()
+        return tuple(encoder.last_states(rows, layout) for encoder, rows in zip(encoders, items, strict=True))
+
+    def _sequence_encoders(self) -> list[SequenceEncoder]:
+        return cast(list[SequenceEncoder], list(self.sequence_encoders.values()))
 
     def forward(self, batch: Batch, objective: Objective) -> LossTerms:
         """Return the training loss of a batch; see ``candidate_loss``."""

@@ -23,7 +23,7 @@ Backbone = Literal["sasrec", "gru4rec", "nextitnet"]
 class SequenceEncoder(Protocol):
     """What every backbone does."""
 
-    def forward(self, items_RD: Tensor, layout: SequenceLayout) -> Tensor:
+    def __call__(self, items_RD: Tensor, layout: SequenceLayout) -> Tensor:
         """Return the state after each position, ``(R, D)``; it depends on that position and those before it."""
         ...
 

@@ -160,7 +160,8 @@ class TrainingBatches:
         slots_BS = parts_BS[own]
         columns = [self._columns(part, draw) for part in parts_BS]
         offset = sum(len(part.item_ids) for part in columns[:own])
-        user, position = np.nonzero(slots_BS[:, :-1])
+        layout = SequenceLayout.of(torch.from_numpy(slots_BS[:, :-1] != 0))
+        user, position = layout.user.numpy(), layout.position.numpy()
         label = columns[own].places_of(slots_BS[user, position + 1]) + offset
         every_id = np.concatenate([part.item_ids for part in columns])
         log_popularity = self.log_popularity[every_id] if self.rule.kind == "in-batch" else np.zeros(len(every_id))
@@ -176,7 +177,12 @@ class TrainingBatches:
             item_ids=self._tensor(columns[own].item_ids),
             groups=self.features.groups(columns[own].item_ids),
             inputs=self._tensor(columns[own].places_of(slots_BS[user, position])),
-            layout=self._layout(user, position, len(slots_BS)),
+            layout=layout._replace(
+                user=self._moved(layout.user),
+                position=self._moved(layout.position),
+                cell=self._moved(layout.cell),
+                last=self._moved(layout.last),
+            ),
             candidates=candidates,
             gathered=tuple(len(part.item_ids) for part in columns) if self.rule.gathered else None,
             num_rows=rows / len(parts_BS),
@@ -199,15 +205,10 @@ class TrainingBatches:
             log_count = np.log(counts[order].astype(np.float64))
         return _Columns(unique[order].astype(np.int64), unique, place.astype(np.int64), log_count)
 
-    def _layout(self, user: np.ndarray, position: np.ndarray, num_users: int) -> SequenceLayout:
-        lengths = np.bincount(user, minlength=num_users)
-        ends = np.cumsum(lengths)
-        step = np.arange(len(user)) - (ends - lengths)[user]
-        user_R, step_R, position_R, last_B = (self._tensor(array) for array in (user, step, position, ends - 1))
-        return SequenceLayout(user_R, step_R, position_R, last_B, num_users, max(1, int(lengths.max(initial=1))))
-
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        tensor = torch.from_numpy(array)
+        return self._moved(torch.from_numpy(array))
+
+    def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
         if self.features.device.type == "cpu":
             return tensor
         return tensor.pin_memory().to(self.features.device, non_blocking=True)  # unpinned copies wait for the GPU

@@ -48,7 +48,7 @@ def items_of(layout, seed=1):
 def test_steps_and_positions_are_those_counted_by_hand():
     layout = SequenceLayout.of(torch.tensor([[0, 0, 1, 1], [0, 0, 0, 1], [0, 1, 1, 1]]).bool())
     assert layout.user.tolist() == [0, 0, 1, 2, 2, 2]
-    assert layout.step.tolist() == [0, 1, 0, 0, 1, 2]
+    assert (layout.cell - layout.user * layout.longest).tolist() == [0, 1, 0, 0, 1, 2]
     assert layout.position.tolist() == [2, 3, 3, 1, 2, 3]
     assert layout.last.tolist() == [1, 2, 5]
     assert layout.cell.tolist() == [0, 1, 3, 6, 7, 8]
@@ -58,14 +58,14 @@ def test_steps_and_positions_are_those_counted_by_hand():
 def test_a_user_of_padding_only_has_no_rows():
     layout = SequenceLayout.of(torch.tensor([[0, 0], [0, 1], [0, 0], [1, 1]]).bool())
     assert layout.user.tolist() == [1, 3, 3]
-    assert layout.step.tolist() == [0, 0, 1]
+    assert (layout.cell - layout.user * layout.longest).tolist() == [0, 0, 1]
     assert layout.last.tolist() == [-1, 0, 0, 2]
     assert (layout.num_users, layout.longest) == (4, 2)
 
 
 def test_a_batch_of_padding_only_has_no_rows_and_an_empty_column():
     layout = layout_of(0, 0)
-    assert len(layout.user) == len(layout.step) == len(layout.position) == 0
+    assert len(layout.user) == len(layout.cell) == len(layout.position) == 0
     assert (layout.num_users, layout.longest, layout.is_full) == (2, 1, False)
     rectangle = layout.pad(torch.randn(0, WIDTH))
     assert torch.equal(rectangle, torch.zeros(2, 1, WIDTH))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_arrays import ragged
+from small_arrays import plain_gather, ragged
 
 from odmt.errors import DataError
 from odmt.features.ragged import RaggedFeatures
@@ -32,7 +32,7 @@ def make(text=TEXT, image=IMAGE, device=CPU, **options):
 
 def expected_of(features, item, longest, limit=None):
     """One item's tokens and mask, padded to ``longest``, by the plain gather."""
-    values, mask = features.gather(ROWS[[item - 1]])
+    values, mask = plain_gather(features, ROWS[[item - 1]])
     values, mask = values[0, :limit], mask[0, :limit]
     padding = longest - len(mask)
     return np.pad(values, ((0, padding), (0, 0))), np.pad(mask, (0, padding))
@@ -68,6 +68,18 @@ def test_summaries_are_the_first_token_of_each_item_and_no_more(size):
     groups = features.groups(np.arange(1, 8))
     assert_groups_equal_the_plain_gather(groups, np.arange(1, 8), limit=1)
     assert all(group.text.shape[1] == group.image.shape[1] == 1 for group in groups)
+
+
+def test_tokens_and_masks_by_hand():
+    """Catalogue rows 0, 1, 2 hold 1, 0 and 3 tokens of width 2."""
+    text = RaggedFeatures(np.arange(8, dtype=np.float16).reshape(4, 2), np.array([0, 1, 1, 4]))
+    image = RaggedFeatures(np.ones((3, 1), dtype=np.float16), np.arange(4))
+    (group,) = ItemFeatures(np.array([2, 1, 0]), text, image, CPU, items_per_group=3).groups(np.array([1, 2, 3]))
+    assert group.text.tolist() == [[[2, 3], [4, 5], [6, 7]], [[0, 0]] * 3, [[0, 1], [0, 0], [0, 0]]]
+    assert group.text_mask.tolist() == [[True] * 3, [False] * 3, [True, False, False]]
+    assert group.image_mask is None
+    group.text.add_(1)
+    assert text.tokens[0].tolist() == [0, 1]
 
 
 def test_an_encoder_that_reads_nothing_gets_the_number_of_items_and_no_features():
@@ -172,8 +184,8 @@ def test_chunks_hold_every_item_once(size, reads):
 def test_summaries_of_all_items_stand_in_id_order():
     text, image = of_lengths([2] * 10, 6), of_lengths([3] * 10, 5)
     found = make(text, image).summaries()
-    np.testing.assert_array_equal(found[0], text.summary(ROWS))
-    np.testing.assert_array_equal(found[1], image.summary(ROWS))
+    np.testing.assert_array_equal(found[0], plain_gather(text, ROWS)[0][:, 0])
+    np.testing.assert_array_equal(found[1], plain_gather(image, ROWS)[0][:, 0])
 
 
 @pytest.mark.parametrize("start", ["text", "text+image"])
