@@ -14,17 +14,15 @@ formula).
 
 import argparse
 import json
-import platform
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from parts import authors_evaluation as authors
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from parts.accounting import flops_of, machine, seconds_of
 
 from odmt.data.split import Targets
 from odmt.evaluation.evaluator import Evaluator
@@ -51,17 +49,15 @@ def main() -> int:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    print(f"torch {torch.__version__}, {gpu or f'{torch.get_num_threads()} CPU threads'}, float32")
+    on = machine(device)
+    print(f"torch {on['torch']}, {on['device']}, {on['threads']} CPU threads, float32")
     targets = make_targets(arguments.items, arguments.users, arguments.seed)
     mean = len(targets.history) / targets.num_users
     print(f"{arguments.users} users with {mean:.2f} items before the target (mean), {arguments.items} items")
     widths = {width: measure_width(width, targets, device, arguments) for width in arguments.width}
     result = {
         "benchmark": "evaluate",
-        "device": gpu or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        **on,
         "items": arguments.items,
         "users": arguments.users,
         "rounds": arguments.rounds,
@@ -131,7 +127,7 @@ def measure_width(
     taken: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(arguments.rounds):
         for side, run in sides.items():
-            taken[side].append(seconds_of(run, device))
+            taken[side].append(seconds_of(run))
     rates = {side: targets.num_users / statistics.median(seconds) for side, seconds in taken.items()}
     for side, rate in rates.items():
         print(f"{side:8s} {rate:10.1f} users/s, {flops[side] / 1e6:8.1f} MFLOP a user")
@@ -155,29 +151,6 @@ def compare_ranks(ours: dict[str, np.ndarray], theirs: dict[str, authors.HeadRes
             sys.exit(f"error: the two sides' ranks under head {head} differ by more than {NEAR_TIES} places")
 
 
-def flops_of(run: Callable[[], object]) -> int:
-    """Count a run's floating-point operations."""
-
-    def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-        return sdpa_flop_count(query, key, value)
-
-    on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    with FlopCounterMode(display=False, custom_mapping={on_cpu: attention}) as counter:
-        run()
-    return counter.get_total_flops()
-
-
-def seconds_of(run: Callable[[], object], device: torch.device) -> float:
-    """Time a run until the device has finished."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
-
-
 @torch.no_grad()
 def table_seconds(
     model: SequentialRecommender, width: int, device: torch.device, arguments: argparse.Namespace
@@ -195,7 +168,7 @@ def table_seconds(
     )
     item_ids = torch.arange(1, count + 1, device=device)
     model.encode_items(item_ids, [tokens])
-    seconds = statistics.median(seconds_of(lambda: model.encode_items(item_ids, [tokens]), device) for _ in range(3))
+    seconds = statistics.median(seconds_of(lambda: model.encode_items(item_ids, [tokens])) for _ in range(3))
     scaled = seconds * arguments.items / count
     print(f"the item table, given to both sides: {scaled:.1f} s (measured on {count} of {arguments.items} items)")
     return scaled

@@ -18,33 +18,30 @@ is one JSON object; its ratio is the test NDCG@10 of the full method over that o
 """
 
 import argparse
-import hashlib
 import json
-import math
 import multiprocessing
 import os
-import platform
-import shlex
 import shutil
-import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from parts.quality_plan import FLOORS, HIT_RATE, NDCG, Job, Ledger, Plan
+from parts.quality_report import summarise, tell
 
 from odmt.commands import Parser, run
 from odmt.config import RunConfig, replace_values, to_mapping
 from odmt.errors import ConfigError, DataError
 from odmt.experiment.methods import FULL_METHOD, METHODS, with_method
 from odmt.files import write_atomically
-from odmt.home import CHECKOUT, Home, code_version
+from odmt.home import CHECKOUT, Home
 
 LEARNING_RATES = (1e-3, 2e-3, 4e-3)
 GENERATOR_SEEDS = (7, 8, 9)
@@ -52,92 +49,7 @@ EPOCHS, PATIENCE = 30, 8
 DISTILLATION = {"distill.weight": 0.3, "distill.temperature": 0.3}
 """For all that distil: the weakest that the demo's space offers. At weight 1 and temperature 0.5, its incumbent, the
 full method fell behind from the middle of the ramp on (validation, generator seed 7)."""
-FLOORS = ("popularity", "transitions")
-RIVALS = ("id", "late")
-NDCG, HIT_RATE = "ndcg_at_10", "hr_at_10"
 LEDGER = "runs.jsonl"
-
-
-class Job(NamedTuple):
-    """One training run."""
-
-    dataset: str
-    row: str
-    rate: float
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Name of its folder."""
-        return f"{self.dataset}_{self.row.replace(' ', '')}_{self.rate:g}_{self.seed}"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is trained; the same plan goes on in the same folder."""
-
-    config: dict[str, Any]
-    datasets: tuple[str, ...]
-    rows: tuple[str, ...]
-    rates: tuple[float, ...]
-    seeds: tuple[int, ...]
-
-    def searches(self) -> list[Job]:
-        """Return the runs that choose the rates."""
-        return [
-            Job(dataset, row, rate, self.seeds[0])
-            for dataset in self.datasets
-            for row in self.rows
-            for rate in self.rates
-        ]
-
-    def repeats(self, rates: dict[tuple[str, str], float]) -> list[Job]:
-        """Return the runs at chosen rates, by data set and row, with the other seeds."""
-        return [Job(*key, rate, seed) for key, rate in rates.items() for seed in self.seeds[1:]]
-
-    @property
-    def num_runs(self) -> int:
-        """Training runs in all."""
-        return len(self.datasets) * len(self.rows) * (len(self.rates) + len(self.seeds) - 1)
-
-    @property
-    def digest(self) -> str:
-        """Return what tells this plan from others."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
-
-
-class Ledger:
-    """What is known of the runs, a JSON line each."""
-
-    def __init__(self, path: Path) -> None:
-        """Read it; a torn last line, a writer's death, is taken away."""
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        if lines and not lines[-1].endswith(b"\n"):
-            write_atomically(path, b"".join(lines[:-1]))
-            lines.pop()
-        self.entries: dict[str, dict[Job, dict[str, Any]]] = {"run": {}, "test": {}}
-        for line in lines:
-            entry = json.loads(line)
-            self.entries[entry["event"]][Job(*(entry[name] for name in Job._fields))] = entry
-
-    def add(self, event: str, job: Job, found: dict[str, Any]) -> None:
-        """Write what was found."""
-        entry = {"event": event, **job._asdict(), **found, "commit": code_version()}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-        self.entries[event][job] = entry
-
-    @property
-    def runs(self) -> dict[Job, dict[str, Any]]:
-        """Return the finished training runs."""
-        return self.entries["run"]
-
-    @property
-    def tests(self) -> dict[Job, dict[str, Any]]:
-        """Return what the test items said."""
-        return self.entries["test"]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -387,148 +299,6 @@ def test_all(
             np.save(folder / job.name / "test_ranks.npy", found.ranks["fused"])
             ledger.add("test", job, {"test": {name: found.metrics[name] for name in (NDCG, HIT_RATE)}})
     return floors
-
-
-def summarise(
-    plan: Plan, ledger: Ledger, folder: Path, final: Sequence[Job], floors: dict[str, dict[str, dict[str, Any]]]
-) -> dict[str, dict[str, Any]]:
-    """Return a row's numbers by its name, floors first."""
-    table: dict[str, dict[str, Any]] = {}
-    for name in FLOORS:
-        of_sets = [floors[dataset][name] for dataset in plan.datasets]
-        table[name] = _means([found["valid"] for found in of_sets], [found["test"] for found in of_sets])
-    for row in plan.rows:
-        jobs = [job for job in final if job.row == row]
-        table[row] = _means([ledger.runs[job]["valid"] for job in jobs], [ledger.tests[job]["test"] for job in jobs])
-        first = [job for job in jobs if job.seed == plan.seeds[0]]
-        table[row] |= {
-            "rates": [job.rate for job in first],
-            "best_epoch": statistics.mean(ledger.runs[job]["best_epoch"] for job in jobs),
-            "seconds": statistics.mean(ledger.runs[job]["seconds"] for job in jobs),
-            "runs": len(jobs),
-        }
-        if row != FULL_METHOD:
-            table[row]["lead"] = _lead(plan, ledger, folder, jobs, final)
-    return table
-
-
-def _means(valid: Sequence[dict[str, float]], test: Sequence[dict[str, float]]) -> dict[str, Any]:
-    columns = {f"{split}/{name}": [found[name] for found in of] for split, of in (("valid", valid), ("test", test))
-               for name in (NDCG, HIT_RATE)}  # fmt: skip
-    return {name: {"mean": statistics.mean(values), "sd": _deviation(values)} for name, values in columns.items()}
-
-
-def _deviation(values: Sequence[float]) -> float | None:
-    return statistics.stdev(values) if len(values) > 1 else None
-
-
-def _lead(plan: Plan, ledger: Ledger, folder: Path, jobs: Sequence[Job], final: Sequence[Job]) -> dict[str, Any]:
-    """Compare the full method with a row on the test items, pair by pair."""
-    full = {(job.dataset, job.seed): job for job in final if job.row == FULL_METHOD}
-    pairs = [(full[job.dataset, job.seed], job) for job in jobs]
-    differences = [ledger.tests[ours]["test"][NDCG] - ledger.tests[theirs]["test"][NDCG] for ours, theirs in pairs]
-    deviation = _deviation(differences)
-    squares = []
-    for dataset in plan.datasets:
-        gains = [_user_ndcg(folder / ours.name) - _user_ndcg(folder / theirs.name)
-                 for ours, theirs in pairs if ours.dataset == dataset]  # fmt: skip
-        by_user = np.mean(gains, axis=0)
-        squares.append(float(by_user.var(ddof=1)) / len(by_user))
-    return {
-        "mean": statistics.mean(differences),
-        "standard_error": None if deviation is None else deviation / math.sqrt(len(differences)),
-        "standard_error_over_users": math.sqrt(sum(squares)) / len(plan.datasets),
-        "pairs_ahead": sum(difference > 0 for difference in differences),
-        "pairs": len(differences),
-        "differences": differences,
-    }
-
-
-def _user_ndcg(folder: Path) -> np.ndarray:
-    ranks = np.load(folder / "test_ranks.npy")
-    return np.where((ranks >= 1) & (ranks <= 10), 1.0 / np.log2(np.maximum(ranks, 1) + 1.0), 0.0)
-
-
-COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
-    ("rates", lambda row: " ".join(f"{rate:g}" for rate in row.get("rates", []))),
-    ("valid NDCG@10", lambda row: _spread(row[f"valid/{NDCG}"])),
-    ("valid HR@10", lambda row: _spread(row[f"valid/{HIT_RATE}"])),
-    ("test NDCG@10", lambda row: _spread(row[f"test/{NDCG}"])),
-    ("test HR@10", lambda row: _spread(row[f"test/{HIT_RATE}"])),
-    ("odmt's lead, SE pairs, SE users", lambda row: _lead_words(row.get("lead"))),
-    ("pairs ahead", lambda row: f"{row['lead']['pairs_ahead']} of {row['lead']['pairs']}" if "lead" in row else ""),
-    ("best epoch", lambda row: f"{row['best_epoch']:.0f}" if "best_epoch" in row else ""),
-    ("s a run", lambda row: f"{row['seconds']:.0f}" if "seconds" in row else ""),
-)
-
-
-def _spread(found: dict[str, Any]) -> str:
-    return f"{found['mean']:.4f}" + ("" if found["sd"] is None else f" ± {found['sd']:.4f}")
-
-
-def _lead_words(lead: dict[str, Any] | None) -> str:
-    if lead is None:
-        return ""
-    pairs = "-" if lead["standard_error"] is None else f"{lead['standard_error']:.4f}"
-    return f"{lead['mean']:+.4f}, {pairs}, {lead['standard_error_over_users']:.4f}"
-
-
-def tell(
-    table: dict[str, dict[str, Any]], target: Path, arguments: argparse.Namespace, plan: Plan, ledger: Ledger
-) -> None:
-    """Show the table, write it as Markdown and JSON, and end with the JSON line."""
-    from rich.console import Console
-    from rich.table import Table
-
-    shown = Table(title=f"{arguments.title}: means and standard deviations over {_runs_words(plan)}")
-    for title in ("", *(title for title, _ in COLUMNS)):
-        shown.add_column(title, no_wrap=True)
-    for name, row in table.items():
-        shown.add_row(name, *(words(row) for _, words in COLUMNS))
-    Console(width=max(200, Console().width)).print(shown)
-    rivals = [table[name][f"test/{NDCG}"]["mean"] for name in RIVALS if name in table]
-    ratio = table[FULL_METHOD][f"test/{NDCG}"]["mean"] / max(rivals) if rivals else None
-    head = {
-        "benchmark": "quality",
-        "dataset": arguments.title,
-        "command": f"python benchmarks/quality.py {shlex.join(sys.argv[1:])}".rstrip(),
-        "commit": ", ".join(sorted({entry["commit"] for entry in ledger.runs.values()})),
-        "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()}), {arguments.workers} processes with one thread",
-        "plan": {key: value for key, value in asdict(plan).items() if key != "config"},
-        "epochs": plan.config["train"]["max_epochs"],
-        "patience": plan.config["train"]["early_stopping_patience"],
-        "runs": plan.num_runs,
-        "run_minutes": sum(entry["seconds"] for entry in ledger.runs.values()) / 60,
-        "ratio": ratio,
-    }
-    whole = head | {"config": plan.config, "rows": table, "all_runs": list(_all_runs(ledger))}
-    write_atomically(target / f"{arguments.title}.json", json.dumps(whole, indent=1).encode())
-    write_atomically(target / f"{arguments.title}.md", _markdown(head, table).encode())
-    print(f"written: {target}/{arguments.title}.md and .json")
-    print(json.dumps(head | {"test_ndcg_at_10": {name: round(row[f"test/{NDCG}"]["mean"], 5)
-                                                 for name, row in table.items()}}))  # fmt: skip
-
-
-def _runs_words(plan: Plan) -> str:
-    sets, seeds = len(plan.datasets), len(plan.seeds)
-    of_sets = f"{sets} generator seeds" if sets > 1 else "one data set"
-    return f"{of_sets}, {f'{seeds} training seeds each' if seeds > 1 else 'one training seed'}"
-
-
-def _all_runs(ledger: Ledger) -> Iterator[dict[str, Any]]:
-    for job, entry in ledger.runs.items():
-        yield entry | {"test": ledger.tests[job]["test"] if job in ledger.tests else None}
-
-
-def _markdown(head: dict[str, Any], table: dict[str, dict[str, Any]]) -> str:
-    facts = ("command", "commit", "hardware", "epochs", "patience", "runs", "run_minutes", "ratio")
-    lines = [
-        f"{name}: {head[name]:.4g}" if isinstance(head[name], float) else f"{name}: {head[name]}" for name in facts
-    ]
-    titles = ["", *(title for title, _ in COLUMNS)]
-    rows = [[name, *(words(row) for _, words in COLUMNS)] for name, row in table.items()]
-    grid = [titles, ["---"] * len(titles), *rows]
-    return "\n".join([*lines, "", *(f"| {' | '.join(cells)} |" for cells in grid), ""])
 
 
 if __name__ == "__main__":

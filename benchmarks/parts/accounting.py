@@ -1,6 +1,8 @@
-"""FLOPs and memory of one training step."""
+"""Time, FLOPs and memory of what a benchmark runs."""
 
 import gc
+import platform
+import time
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
@@ -29,6 +31,38 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
+def seconds_of(run: Callable[[], object]) -> float:
+    """Time a run until the device has finished."""
+    synchronise()
+    started = time.perf_counter()
+    run()
+    synchronise()
+    return time.perf_counter() - started
+
+
+def machine(device: torch.device) -> dict[str, object]:
+    """Say what the figures were taken on."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {"device": gpu or platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def flop_counter() -> FlopCounterMode:
+    """Return a counter that knows a CPU's fused attention, too."""
+    aten = torch.ops.aten
+    fused = {
+        aten._scaled_dot_product_flash_attention_for_cpu: _fused_flops,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: _fused_backward_flops,
+    }
+    return FlopCounterMode(display=False, custom_mapping=fused)
+
+
+def flops_of(run: Callable[[], object]) -> int:
+    """Count a run's floating-point operations."""
+    with flop_counter() as counter:
+        run()
+    return counter.get_total_flops()
+
+
 class Counted(NamedTuple):
     """What one step needs; ``allocator_bytes`` on a GPU only."""
 
@@ -50,12 +84,7 @@ def count(side: Side, slots_BS: np.ndarray) -> Counted:
         synchronise()
         allocator_bytes = torch.cuda.max_memory_allocated() - at_rest
         side.model.zero_grad(set_to_none=True)
-    aten = torch.ops.aten
-    fused = {
-        aten._scaled_dot_product_flash_attention_for_cpu: _fused_flops,
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: _fused_backward_flops,
-    }
-    counter = FlopCounterMode(display=False, custom_mapping=fused)
+    counter = flop_counter()
     live = LiveStorages()
     with live, counter:
         side.step(slots_BS)

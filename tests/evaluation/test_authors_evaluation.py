@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden_files import GOLDEN, group, load
 from parts import authors_evaluation as authors
 
 from odmt.data.split import Targets
@@ -15,41 +16,13 @@ from odmt.evaluation.blocks import ItemBlocks
 from odmt.evaluation.ranking import rank_all
 
 ROOT = Path(__file__).parents[2]
-GOLDEN = ROOT / "tests" / "golden"
-RENAMED = [
-    ("transformer_encoder.", ""),
-    ("transformer_blocks", "blocks"),
-    ("multi_head_attention.fc", "attention.output"),
-    ("multi_head_attention", "attention"),
-    ("feed_forward.w_1", "feed_forward.expand"),
-    ("feed_forward.w_2", "feed_forward.contract"),
-    ("id_user_encoder", "sequence_encoders.id"),
-    ("t_user_encoder", "sequence_encoders.text"),
-    ("v_user_encoder", "sequence_encoders.image"),
-]
-
-
-def encoder_parameters(arrays):
-    found = {}
-    for theirs, value in arrays.items():
-        if "_user_encoder" in theirs:
-            ours = theirs.removeprefix("state/")
-            for old, new in RENAMED:
-                ours = ours.replace(old, new)
-            found[ours] = torch.from_numpy(value)
-    for name in [name for name in found if name.endswith("w_Q.weight")]:
-        parts = [found.pop(name.replace("w_Q", part)) for part in ("w_Q", "w_K", "w_V")]
-        found[name.replace("w_Q", "qkv")] = torch.cat(parts)
-    return found
 
 
 @pytest.fixture(scope="module", params=sorted(GOLDEN.glob("eval_*.npz")), ids=lambda path: path.stem)
 def case(request):
-    with np.load(request.param) as archive:
-        arrays = {name: archive[name] for name in archive.files}
-    meta = json.loads(str(arrays.pop("meta")))
+    meta, arrays = load(request.param.stem)
     table = {branch: torch.from_numpy(arrays[f"item_emb_{branch}"]) for branch in authors.BRANCHES}
-    return meta, table, authors.encoders_of(encoder_parameters(arrays), num_heads=2)
+    return meta, table, authors.encoders_of(group(arrays, "state/"), num_heads=2)
 
 
 def histories_of(split):

@@ -1,6 +1,5 @@
 """The plain reference equals the authors' code: what is compared with it is compared with them."""
 
-import json
 import math
 from pathlib import Path
 
@@ -8,52 +7,14 @@ import numpy as np
 import plain_reference as plain
 import pytest
 import torch
+from golden_files import GOLDEN, group, load
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 TOLERANCE = {"rtol": 2e-6, "atol": 1e-5}
-RENAMED = [
-    ("multi_head_attention.fc", "attention.output"),
-    ("multi_head_attention", "attention"),
-    ("feed_forward.w_1", "feed_forward.expand"),
-    ("feed_forward.w_2", "feed_forward.contract"),
-    ("transformer_encoder.", ""),
-    ("transformer_blocks", "blocks"),
-    ("id_user_encoder", "sequence_encoders.id"),
-    ("t_user_encoder", "sequence_encoders.text"),
-    ("v_user_encoder", "sequence_encoders.image"),
-    ("id_encoder", "item_encoder.id_table"),
-    ("text_proj.", "item_encoder.text_projection."),
-    ("image_proj.", "item_encoder.image_projection."),
-    ("id_proj.", "item_encoder.id_projection."),
-    ("id_dnns", "item_encoder.heads.id"),
-    ("t_dnns", "item_encoder.heads.text"),
-    ("v_dnns", "item_encoder.heads.image"),
-    ("IMT.", "item_encoder.fusion."),
-]
 
 
-def load(path):
-    with np.load(path) as archive:
-        arrays = {name: archive[name] for name in archive.files}
-    return json.loads(str(arrays.pop("meta"))), arrays
-
-
-def parameters_of(arrays, prefix, dtype=torch.float64):
-    """Arrays under a prefix, with our names and the three attention projections joined."""
-    found, parts = {}, {}
-    for theirs, value in arrays.items():
-        if not theirs.startswith(prefix):
-            continue
-        ours = theirs[len(prefix) :]
-        for old, new in RENAMED:
-            ours = ours.replace(old, new)
-        tensor = torch.from_numpy(value).to(dtype)
-        stem, _, last = ours.removesuffix(".weight").rpartition(".w_")
-        if stem:
-            parts.setdefault(f"{stem}.qkv.weight", {})[last] = tensor
-        else:
-            found[ours] = tensor
-    return found | {name: torch.cat([part["Q"], part["K"], part["V"]]) for name, part in parts.items()}
+def parameters_of(arrays, prefix, *, imt_prefix="IMT."):
+    """Recorded parameters or gradients under our names, in float64."""
+    return {name: value.double() for name, value in group(arrays, prefix, imt_prefix=imt_prefix).items()}
 
 
 def leaves(parameters):
@@ -90,7 +51,7 @@ def weight_of(epoch, alpha):
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("imt_*.npz")), ids=lambda path: path.stem)
 def test_the_plain_fusion_equals_the_authors(path):
-    meta, arrays = load(path)
+    meta, arrays = load(path.stem)
     parameters = leaves(parameters_of(arrays, "state/"))
     inputs = [tensor_of(arrays, name).requires_grad_() for name in ("id_feats", "lang_feats", "visn_feats")]
     masks = [torch.from_numpy(arrays[name] != 0) for name in ("lang_mask", "visn_mask")]
@@ -114,7 +75,7 @@ def test_the_plain_fusion_equals_the_authors(path):
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("user_encoder_*.npz")), ids=lambda path: path.stem)
 def test_the_plain_sequence_encoder_equals_the_authors(path):
-    meta, arrays = load(path)
+    meta, arrays = load(path.stem)
     parameters = leaves(parameters_of(arrays, "state/"))
     inputs = tensor_of(arrays, "input_embs").requires_grad_()
     real = torch.from_numpy(arrays["log_mask"] != 0)
@@ -127,7 +88,7 @@ def test_the_plain_sequence_encoder_equals_the_authors(path):
 
 @pytest.fixture(scope="module", params=sorted(GOLDEN.glob("model_loss_*.npz")), ids=lambda path: path.stem)
 def case(request):
-    meta, arrays = load(request.param)
+    meta, arrays = load(request.param.stem)
     parameters = leaves(parameters_of(arrays, "state/"))
     slots = torch.from_numpy(arrays["sample_items_id"].astype(np.int64)).view(meta["B"], meta["max_seq_len"] + 1)
     probability = torch.from_numpy(arrays["pop_prob_list"].astype(np.float32)).double()
@@ -164,7 +125,7 @@ def test_plain_gradients_equal_the_authors(case):
 @pytest.mark.parametrize("split", ["valid", "test"])
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("eval_*.npz")), ids=lambda path: path.stem)
 def test_plain_scores_and_ranks_equal_the_authors(path, split):
-    meta, arrays = load(path)
+    meta, arrays = load(path.stem)
     expected = meta["splits"][split]
     with torch.no_grad():
         heads = plain.scores(

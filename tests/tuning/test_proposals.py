@@ -147,28 +147,32 @@ def test_reports_that_are_recorded_already_change_nothing(tmp_path):
     assert (study.trials["t0001"].state, study.trials["t0001"].reason) == ("failed", "gone")
 
 
-def test_a_trial_that_ends_by_itself_is_complete(tmp_path):
+@pytest.fixture
+def begun(tmp_path):
+    """A study's log and journal with one trial begun, and a function that reports an epoch of it."""
     space = load_space(write_space(tmp_path))
-    report = {"metrics": {METRIC: 0.5}, "checkpoint": None, "seconds": 0.1}
     with EventLog(tmp_path / "study") as log:
         open_study(log, "x", space, "d", extend=False)
         journal = Journal(space, log)
         trial = journal.next_assignment().trial_id
-        assert journal.report(trial, {"epoch": 1, **report}) == "continue"
-        assert journal.report(trial, {"epoch": 2, "is_last": True, **report}) == "complete"
-        assert log.study.trials[trial].state == "completed"
+
+        def report(epoch, **more):
+            metrics = {"metrics": {METRIC: 0.5}, "checkpoint": None, "seconds": 0.1}
+            return journal.report(trial, {"epoch": epoch, **metrics, **more})
+
+        yield log, trial, report
 
 
-def test_a_resumed_trial_that_ends_no_later_than_what_is_recorded_is_complete_too(tmp_path):
-    space = load_space(write_space(tmp_path))
-    report = {"metrics": {METRIC: 0.5}, "checkpoint": None, "seconds": 0.1}
-    with EventLog(tmp_path / "study") as log:
-        open_study(log, "x", space, "d", extend=False)
-        journal = Journal(space, log)
-        trial = journal.next_assignment().trial_id
-        for epoch in (1, 2):
-            journal.report(trial, {"epoch": epoch, **report})
-        assert journal.report(trial, {"epoch": 1, **report}) == "continue"
-        assert journal.report(trial, {"epoch": 2, "is_last": True, **report}) == "complete"
-    study = read_log(tmp_path / "study" / "events.jsonl")
+def test_a_trial_that_ends_by_itself_is_complete(begun):
+    log, trial, report = begun
+    assert report(1) == "continue"
+    assert report(2, is_last=True) == "complete"
+    assert log.study.trials[trial].state == "completed"
+
+
+def test_a_resumed_trial_that_ends_no_later_than_what_is_recorded_is_complete_too(begun):
+    log, trial, report = begun
+    assert [report(1), report(2), report(1)] == ["continue"] * 3
+    assert report(2, is_last=True) == "complete"
+    study = read_log(log.path)
     assert (study.trials[trial].state, len(study.trials[trial].epochs)) == ("completed", 2)
