@@ -4,7 +4,7 @@ Every one of the B x S slots of a batch goes through the whole fusion, padding a
 every block; queries, keys and values are three products; attention is an explicit softmax over scores plus an added
 mask; sequences stay padded; false negatives are found by comparing (B, S, B x S) ids. The logits are computed for valid
 rows only. Parameter names are ours, except that ``qkv`` is three matrices. Needs torch alone; holds the golden files
-(``tests/model/test_authors.py``). Run as a script it does nothing.
+(``tests/model/test_authors.py``).
 
 Source: Ji et al., ACM MM 2023, arXiv:2308.04067, in the form of its released code.
 
@@ -13,35 +13,16 @@ Shape letters, used as name suffixes in this file:
     T text tokens, V image tokens, K tokens (of an item or a sequence), H heads, D width
 """
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-BRANCHES = ("id", "text", "image")
-LAYER_NORM_EPS = 1e-6
+from parts.authors_layers import BRANCHES, Block, SequenceEncoder, Sizes, split_projections
+
 MASKED_TOKEN = -1e4
-MASKED_POSITION = -1e9
 MASKED_LOGIT = -1e4
-
-
-class Sizes(NamedTuple):
-    """What a model is made from."""
-
-    num_items: int
-    text_dim: int
-    image_dim: int
-    id_dim: int
-    width: int
-    max_seq_len: int
-    fusion_layers: int = 2
-    fusion_heads: int = 2
-    id_masking: bool = True
-    sequence_layers: int = 2
-    sequence_heads: int = 2
-    dropout: float = 0.1
 
 
 class SlotTokens(NamedTuple):
@@ -64,60 +45,6 @@ class Losses(NamedTuple):
     loss: Tensor
     ce: Tensor
     kd: Tensor
-
-
-class Attention(nn.Module):
-    """Explicit multi-head attention, residual sum, LayerNorm."""
-
-    def __init__(self, width: int, num_heads: int, dropout: float) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.query = nn.Linear(width, width, bias=False)
-        self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width, bias=False)
-        self.output = nn.Linear(width, width, bias=False)
-        self.layer_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-        self.weight_dropout = nn.Dropout(dropout)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x_BKD: Tensor, added_B1KK: Tensor) -> Tensor:
-        """Attend; ``added_B1KK`` is added to the scores, broadcast over heads."""
-        query, key, value = (
-            part.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-            for part in (self.query(x_BKD), self.key(x_BKD), self.value(x_BKD))
-        )
-        scores_BHKK = query @ key.transpose(2, 3) / math.sqrt(query.shape[3]) + added_B1KK
-        weights_BHKK = self.weight_dropout(torch.softmax(scores_BHKK, dim=3))
-        merged_BKD = (weights_BHKK @ value).transpose(1, 2).flatten(2)
-        return self.layer_norm(x_BKD + self.dropout(self.output(merged_BKD)))
-
-
-class FeedForward(nn.Module):
-    """``Linear, ReLU, Linear`` of inner width 4D, residual sum, LayerNorm."""
-
-    def __init__(self, width: int, dropout: float) -> None:
-        super().__init__()
-        self.expand = nn.Linear(width, 4 * width)
-        self.contract = nn.Linear(4 * width, width)
-        self.layer_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x_BKD: Tensor) -> Tensor:
-        """Transform every token by itself; same shape."""
-        return self.layer_norm(x_BKD + self.dropout(self.contract(torch.relu(self.expand(x_BKD)))))
-
-
-class Block(nn.Module):
-    """Attention, then feed-forward."""
-
-    def __init__(self, width: int, num_heads: int, dropout: float) -> None:
-        super().__init__()
-        self.attention = Attention(width, num_heads, dropout)
-        self.feed_forward = FeedForward(width, dropout)
-
-    def forward(self, x_BKD: Tensor, added_B1KK: Tensor) -> Tensor:
-        """Apply the block."""
-        return self.feed_forward(self.attention(x_BKD, added_B1KK))
 
 
 class Fusion(nn.Module):
@@ -177,30 +104,6 @@ class ItemEncoder(nn.Module):
         return {branch: self.heads[branch](view) for branch, view in zip(BRANCHES, views, strict=True)}
 
 
-class SequenceEncoder(nn.Module):
-    """SASRec over left-padded rectangles."""
-
-    def __init__(self, sizes: Sizes) -> None:
-        super().__init__()
-        self.position_embedding = nn.Embedding(sizes.max_seq_len, sizes.width)
-        self.layer_norm = nn.LayerNorm(sizes.width, eps=LAYER_NORM_EPS)
-        self.dropout = nn.Dropout(sizes.dropout)
-        self.blocks = nn.ModuleList(
-            Block(sizes.width, sizes.sequence_heads, sizes.dropout) for _ in range(sizes.sequence_layers)
-        )
-
-    def forward(self, items_BLD: Tensor, real_BL: Tensor) -> Tensor:
-        """Return the state after each position, ``(B, L, D)``; ``real_BL`` is False at padding."""
-        length = items_BLD.shape[1]
-        positions_L = torch.arange(length, device=items_BLD.device)
-        x_BLD = self.dropout(self.layer_norm(items_BLD + self.position_embedding(positions_L)))
-        causal_LL = torch.ones(length, length, dtype=torch.bool, device=items_BLD.device).tril()
-        added_B1LL = torch.where(real_BL[:, None, None, :] & causal_LL, 0.0, MASKED_POSITION)
-        for block in self.blocks:
-            x_BLD = block(x_BLD, added_B1LL)
-        return x_BLD
-
-
 class Authors(nn.Module):
     """The whole model and its loss."""
 
@@ -251,15 +154,7 @@ class Authors(nn.Module):
 
     def load_ours(self, state: dict[str, Tensor]) -> None:
         """Take over parameters under our names."""
-        theirs = {}
-        for name, value in state.items():
-            if name.endswith(".qkv.weight"):
-                stem = name.removesuffix("qkv.weight")
-                parts = zip(("query", "key", "value"), value.chunk(3), strict=True)
-                theirs |= {f"{stem}{part}.weight": rows for part, rows in parts}
-            else:
-                theirs[name] = value
-        self.load_state_dict(theirs)
+        self.load_state_dict(split_projections(state))
 
     def state_as_ours(self) -> dict[str, Tensor]:
         """Return the parameters under our names."""

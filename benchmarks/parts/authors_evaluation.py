@@ -4,7 +4,7 @@ Padded sequences of L slots go through all positions of the three sequence encod
 queries, keys and values are three products, attention is an explicit softmax over scores plus an added mask. Then, user
 by user and head by head: the history's scores are set to minus infinity, all items are sorted, and the rank is read off
 a dense one-hot label. Needs torch and numpy alone; holds the golden files
-(``tests/evaluation/test_authors_evaluation.py``). Run as a script it does nothing.
+(``tests/evaluation/test_authors_evaluation.py``).
 
 Source: Ji et al., ACM MM 2023, arXiv:2308.04067, in the form of its released code.
 
@@ -21,10 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-BRANCHES = ("id", "text", "image")
+from parts.authors_layers import BRANCHES, SequenceEncoder, Sizes, split_projections
+
 HEADS = ("fused", *BRANCHES)
-LAYER_NORM_EPS = 1e-6
-MASKED_POSITION = -1e9
 TOP_K = 10
 
 
@@ -42,71 +41,24 @@ class HeadResult(NamedTuple):
     ndcg: np.ndarray
 
 
-class Encoder:
-    """SASRec over left-padded rectangles, from the parameters of ours."""
-
-    def __init__(self, parameters: Mapping[str, Tensor], num_heads: int) -> None:
-        """Take over parameters.
-
-        Args:
-            parameters: by their names within one sequence encoder.
-            num_heads: heads of attention.
-        """
-        self.num_heads = num_heads
-        self.parameters = {}
-        for name, value in parameters.items():
-            if name.endswith("qkv.weight"):
-                parts = zip("qkv", value.chunk(3), strict=True)
-                self.parameters |= {name.replace("qkv.weight", part): rows.clone() for part, rows in parts}
-            else:
-                self.parameters[name] = value
-        self.num_blocks = sum(name.endswith("contract.weight") for name in parameters)
-
-    def __call__(self, items_BLD: Tensor, real_BL: Tensor) -> Tensor:
-        """Return the state after each position: ``(B, L, D)``."""
-        length = items_BLD.shape[1]
-        positions_L = torch.arange(length, device=items_BLD.device)
-        x_BLD = self._norm("", items_BLD + F.embedding(positions_L, self.parameters["position_embedding.weight"]))
-        causal_LL = torch.ones(length, length, dtype=torch.bool, device=items_BLD.device).tril()
-        added_B1LL = torch.where(real_BL[:, None, None, :] & causal_LL, 0.0, MASKED_POSITION)
-        for block in range(self.num_blocks):
-            attended = self._attend(f"blocks.{block}.attention.", x_BLD, added_B1LL)
-            x_BLD = self._feed_forward(f"blocks.{block}.feed_forward.", attended)
-        return x_BLD
-
-    def _attend(self, at: str, x_BLD: Tensor, added_B1LL: Tensor) -> Tensor:
-        query, key, value = (
-            F.linear(x_BLD, self.parameters[at + part]).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-            for part in "qkv"
-        )
-        scores_BHLL = query @ key.transpose(2, 3) / math.sqrt(query.shape[3]) + added_B1LL
-        merged_BLD = (torch.softmax(scores_BHLL, dim=3) @ value).transpose(1, 2).flatten(2)
-        return self._norm(at, x_BLD + F.linear(merged_BLD, self.parameters[at + "output.weight"]))
-
-    def _feed_forward(self, at: str, x_BLD: Tensor) -> Tensor:
-        return self._norm(at, x_BLD + self._linear(at + "contract", torch.relu(self._linear(at + "expand", x_BLD))))
-
-    def _linear(self, at: str, x_BLD: Tensor) -> Tensor:
-        return F.linear(x_BLD, self.parameters[at + ".weight"], self.parameters[at + ".bias"])
-
-    def _norm(self, at: str, x_BLD: Tensor) -> Tensor:
-        weight, bias = self.parameters[at + "layer_norm.weight"], self.parameters[at + "layer_norm.bias"]
-        return F.layer_norm(x_BLD, weight.shape, weight, bias, LAYER_NORM_EPS)
-
-
-def encoders_of(state: Mapping[str, Tensor], num_heads: int) -> dict[str, Encoder]:
+def encoders_of(state: Mapping[str, Tensor], num_heads: int) -> dict[str, SequenceEncoder]:
     """Make the three encoders from a model's parameters under our names."""
     found = {}
     for branch in BRANCHES:
         prefix = f"sequence_encoders.{branch}."
         own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-        found[branch] = Encoder(own, num_heads)
+        length, width = own["position_embedding.weight"].shape
+        num_blocks = sum(name.endswith("contract.weight") for name in own)
+        sizes = Sizes(0, 0, 0, 0, width, length, sequence_layers=num_blocks, sequence_heads=num_heads, dropout=0.0)
+        encoder = SequenceEncoder(sizes).to(own["position_embedding.weight"].device).eval().requires_grad_(False)
+        encoder.load_state_dict(split_projections(own))
+        found[branch] = encoder
     return found
 
 
 @torch.no_grad()
 def evaluate(
-    encoders: Mapping[str, Encoder],
+    encoders: Mapping[str, SequenceEncoder],
     table: Mapping[str, Tensor],
     histories: Sequence[Tensor],
     targets: Sequence[int],
@@ -140,7 +92,7 @@ def evaluate(
 
 
 def _scores(
-    encoders: Mapping[str, Encoder], table: Mapping[str, Tensor], histories: Sequence[Tensor], max_seq_len: int
+    encoders: Mapping[str, SequenceEncoder], table: Mapping[str, Tensor], histories: Sequence[Tensor], max_seq_len: int
 ) -> dict[str, Tensor]:
     """Score all items, padding included, under the four heads: ``(B, N + 1)``."""
     rows = [F.pad(history[-max_seq_len:], (max(0, max_seq_len - len(history)), 0)) for history in histories]
