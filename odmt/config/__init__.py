@@ -1,7 +1,13 @@
 """Frozen configuration sections, and the strict way from YAML to them."""
 
 from odmt.config.base import Section
-from odmt.config.data_sections import DataConfig, FeaturesConfig, ImageEncoderConfig, TextEncoderConfig
+from odmt.config.data_sections import (
+    DataConfig,
+    FeaturesConfig,
+    ImageEncoderConfig,
+    PrepareConfig,
+    TextEncoderConfig,
+)
 from odmt.config.loading import dotted_values, from_mapping, read_yaml, replace_values, to_mapping
 from odmt.config.model_sections import DistillConfig, FusionConfig, LossConfig, ModelConfig, SequenceConfig
 from odmt.config.sections import CheckpointConfig, RunConfig, TrainConfig
@@ -15,6 +21,7 @@ __all__ = [
     "ImageEncoderConfig",
     "LossConfig",
     "ModelConfig",
+    "PrepareConfig",
     "RunConfig",
     "Section",
     "SequenceConfig",

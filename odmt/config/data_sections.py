@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from odmt.config.base import Section, at_least
+from odmt.config.base import Section, at_least, not_finite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +80,15 @@ class ImageEncoderConfig(Section):
     normalisation: Literal["half", "processor"] = "half"
     """``half``: mean and deviation 0.5, the authors' choice; ``processor``: the model's own."""
 
+    mask_ratio: float = 0.0
+    """Of a ViT-MAE only: share of the patches left out at random, the same ones for the same picture (the authors'
+    0.75); 0 = every patch, in order."""
+
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the values of this section."""
         yield from at_least(self, 1, "image_size")
+        if not 0 <= self.mask_ratio < 1:
+            yield f"mask_ratio: {self.mask_ratio} is not in [0, 1)"
         yield from at_least(self, -1, "layer")
         if not self.model:
             yield "model: is empty"
@@ -94,3 +100,64 @@ class FeaturesConfig(Section):
 
     text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     image: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig(Section):
+    """From a source folder to frozen features: what of the source is taken, and how it is worked on."""
+
+    form: Literal["auto", "amazon", "ks", "hm", "amazon-2018", "hm-kaggle", "microlens"] = "auto"
+    """Which files the source holds; ``auto`` finds out. The first three are the dialects of the authors' release."""
+
+    min_user_interactions: int | None = None
+    """Users with fewer are left out, again and again until all that is left has enough; None = 5 for the public
+    originals, and the authors' release as it is."""
+
+    min_item_interactions: int | None = None
+    """The same of items; None = 5 for Amazon 2018, 1 elsewhere."""
+
+    max_users: int | None = None
+    """Take so many of the users, drawn at random; None = all."""
+
+    sample_seed: int = 1
+    """Seed of that draw."""
+
+    missing_images: Literal["fail", "drop", "blank"] = "fail"
+    """Items without a whole picture: stop and list them, leave them out of all sequences, or give them a grey one."""
+
+    batch_size: int = 64
+    """Items encoded at once; each batch is kept as soon as it is done."""
+
+    workers: int | None = None
+    """Processes that decode pictures; None = one a CPU, none for a few hundred pictures."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the encoders; ``auto``: fp32 on a CPU, fp16 on a GPU. Features are kept in float16 in any case."""
+
+    download_connections: int = 8
+    """Pictures fetched at once."""
+
+    download_retries: int = 4
+    """Further tries of a picture after a fault that may pass, each after a longer wait."""
+
+    download_timeout_seconds: float = 30.0
+    """Longest wait for a server's answer, and for a whole picture twice as long."""
+
+    download_max_bytes: int = 20_000_000
+    """Larger files are refused."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the values of this section."""
+        yield from not_finite(self)
+        yield from at_least(self, 1, "batch_size", "download_connections", "download_max_bytes")
+        yield from at_least(self, 0, "sample_seed", "download_retries")
+        for name, bound in (
+            ("min_user_interactions", 1),
+            ("min_item_interactions", 1),
+            ("max_users", 1),
+            ("workers", 0),
+        ):
+            if getattr(self, name) is not None:
+                yield from at_least(self, bound, name)
+        if not self.download_timeout_seconds > 0:
+            yield f"download_timeout_seconds: {self.download_timeout_seconds} is not above 0"

@@ -4,18 +4,17 @@
 """
 
 import hashlib
-import io
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from odmt.commands import progress
 from odmt.data.interactions import prepare_command
 from odmt.errors import DataError, FeatureStoreError, MissingDataError
+from odmt.features.pictures import decode
 from odmt.features.records import RecordFile
 from odmt.files import write_atomically
 
@@ -23,7 +22,6 @@ IMAGES_FILE = "images.lmdb"
 BAD_IMAGES_FILE = "bad_images.tsv"
 FORMAT = "odmt-images-1"
 DIGEST_BYTES = 16
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # pictures scraped from shops often lie about their suffix
 _BATCH_BYTES = 64 * 2**20
 
 
@@ -44,27 +42,6 @@ class ImageStoreResult(NamedTuple):
 def digest_of(content: bytes | memoryview) -> bytes:
     """Return the 16-byte digest of a source's content, by which stale features are told."""
     return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
-
-
-def decode(content: bytes | memoryview) -> Image.Image:
-    """Decode a whole picture to RGB.
-
-    Raises:
-        DataError: the bytes are no whole picture, or one too large to be honest; without the file's name.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-        try:
-            with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-                image.load()
-                return image.convert("RGB")
-        except UnidentifiedImageError as error:
-            raise DataError(f"is no {', '.join(_FORMATS)} picture") from error
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise DataError("has too many pixels") from error
-        except (OSError, ValueError, SyntaxError, EOFError, OverflowError) as error:  # what PIL's readers raise
-            raise DataError(f"cannot be decoded ({error})") from error
 
 
 def build_image_store(folder: Path, files: Mapping[str, Sequence[Path]], item_ids: Sequence[str]) -> ImageStoreResult:

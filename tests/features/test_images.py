@@ -9,7 +9,8 @@ from odmt.config import ImageEncoderConfig, TextEncoderConfig
 from odmt.data.interactions import Catalogue
 from odmt.data.sources.amazon import picture_files
 from odmt.errors import DataError, FeatureStoreError, MissingDataError
-from odmt.features.images import build_image_store, decode, digest_of, image_digests, read_images
+from odmt.features.images import build_image_store, digest_of, image_digests, read_images
+from odmt.features.pictures import decode
 from odmt.features.records import RecordFile
 from odmt.features.store import items_digest
 from odmt.home import Home
