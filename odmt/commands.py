@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ USAGE = 2
 DATA = 3
 INTERRUPTED = 130
 CLOSED_PIPE = 141
+_SECONDS_A_LINE = 60
 
 
 class _UsageError(Exception):
@@ -107,17 +109,60 @@ def _terminated_like_interrupted() -> Iterator[None]:
 
 def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     """Yield the items with a progress bar and the time left; plain lines without a terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    if not sys.stderr.isatty():
-        marks = {round(total * tenth / 4) for tenth in range(1, 5)}
+    with meter(what, total) as tell:
         for count, item in enumerate(items, start=1):
             yield item
-            if count in marks:
-                print(f"{what}: {count} of {total}", file=sys.stderr, flush=True)
+            tell(count)
+
+
+@contextmanager
+def meter(what: str, total: int, *, in_bytes: bool = False) -> Iterator[Callable[[int], None]]:
+    """Give a function to tell how much is done: a bar with the time left, or plain lines without a terminal.
+
+    Args:
+        what: label.
+        total: how much there is to do.
+        in_bytes: the amounts are bytes.
+    """
+    if not sys.stderr.isatty():
+        yield _PlainLines(what, total, in_bytes)
         return
     from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        yield from bar.track(items, total=total)
+    amount = DownloadColumn() if in_bytes else MofNCompleteColumn()
+    with Progress(TextColumn(what), BarColumn(), amount, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+class _PlainLines:
+    """A line every quarter of the work, and every minute of it."""
+
+    def __init__(self, what: str, total: int, in_bytes: bool) -> None:
+        self._what, self._total, self._in_bytes = what, total, in_bytes
+        self._started = self._told = time.monotonic()
+        self._quarter = 0
+
+    def __call__(self, done: int) -> None:
+        now = time.monotonic()
+        quarter = 4 * done // self._total if self._total else 4
+        if quarter == self._quarter and now - self._told < _SECONDS_A_LINE:
+            return
+        self._quarter, self._told = quarter, now
+        amount = f"{100 * done // max(1, self._total)} %" if self._in_bytes else f"{done} of {self._total}"
+        spent = now - self._started
+        left = f", about {duration(spent * (self._total - done) / done)} left" if spent > 5 and done else ""
+        print(f"{self._what}: {amount}{left}", file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def size(num_bytes: float) -> str:
+    """Return an amount of memory in words: 12.3 MB, 7.4 GB."""
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"

@@ -51,6 +51,20 @@ class Catalogue(NamedTuple):
     titles: list[str]
 
 
+def restricted(interactions: Interactions, keep: np.ndarray) -> Interactions:
+    """Return the interactions of a mask; users that have none left go.
+
+    Args:
+        interactions: the sequences.
+        keep: bool, one an interaction.
+    """
+    lengths = np.add.reduceat(keep, interactions.offsets[:-1], dtype=np.int64)  # no user is without interactions
+    users = [user for user, length in zip(interactions.users, lengths.tolist(), strict=True) if length]
+    offsets = np.zeros(len(users) + 1, dtype=np.int64)
+    np.cumsum(lengths[lengths > 0], out=offsets[1:])
+    return Interactions(users, offsets, interactions.items[keep])
+
+
 def prepare_command(dataset: str) -> str:
     """Return the command that prepares a data set."""
     source = "" if dataset == "demo" else " --source DIR"

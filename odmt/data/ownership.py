@@ -12,7 +12,7 @@ from odmt.errors import DataError
 
 LOCK_FILE = "prepare.lock"
 # What mkdtemp and mkstemp add to a prefix is eight of these characters.
-_STALE = re.compile(r"\.(import|images|source|text|image|[a-z_]+\.(tsv|json))-[a-z0-9_]{8}")
+_STALE = re.compile(r"\.(import|images|source|text|image|[a-z0-9_-]+\.(tsv|json|parquet|png))-[a-z0-9_]{8}")
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def owned(folder: Path) -> Iterator[None]:
 
 def sweep(folder: Path) -> None:
     """Delete the temporary files and folders that a killed preparation left in a data set's folder; own it first."""
-    for parent in (folder, folder / "encoders"):
+    for parent in (folder, folder / "encoders", folder / "imported", *folder.glob("imported/parts/*")):
         for path in parent.glob(".*-*"):
             if not _STALE.fullmatch(path.name):
                 continue

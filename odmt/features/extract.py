@@ -1,48 +1,40 @@
-"""Resumable extraction: what a feature store lacks or holds of an older source is computed, the rest left alone."""
+"""Resumable extraction: what a feature store lacks or holds of an older source is computed, the rest left alone.
 
-import zlib
+Items are taken in the order of their keys, a batch at a time, and one writer keeps each batch as soon as it is done.
+So a run that was cut off goes on with the same batches as one that was not, and a store lies on the disk in the order
+of its keys.
+"""
+
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from odmt.commands import progress
-from odmt.config import ImageEncoderConfig, TextEncoderConfig
+from odmt.commands import meter
+from odmt.config import PrepareConfig
 from odmt.data.interactions import Catalogue, prepare_command
-from odmt.errors import FeatureStoreError, NonFiniteError
-from odmt.features.images import DIGEST_BYTES, IMAGES_FILE, read_images
-from odmt.features.records import RecordFile
+from odmt.errors import FeatureStoreError
+from odmt.features.encoding import Encoding, Inputs, LocalEncoding, OpenEncoding
+from odmt.features.images import IMAGES_FILE
+from odmt.features.records import RecordFile, check_space
 from odmt.features.store import (
-    CRC_BYTES,
     FORMAT,
+    HEADER_BYTES,
     EncoderConfig,
     checked_manifest,
     encoder_spec,
+    feature_records,
     feature_store_path,
+    held_digests,
     modality_of,
     source_digests,
 )
 from odmt.home import Home
 
-BATCH_ITEMS = 64
-_LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
-
-
-class Loaded(NamedTuple):
-    """A loaded encoder, as far as extraction needs to know it.
-
-    Attributes:
-        encode: item ids -> float32 ``(T_i, D)`` features of each.
-        width: D.
-        max_tokens: largest possible T_i.
-        commit: hub commit of the weights, None for a folder.
-    """
-
-    encode: Callable[[Sequence[str]], list[np.ndarray]]
-    width: int
-    max_tokens: int
-    commit: str | None
+_PAGE_BYTES = 4096  # LMDB rounds a record of this size up to whole pages
 
 
 class ExtractionResult(NamedTuple):
@@ -52,15 +44,53 @@ class ExtractionResult(NamedTuple):
         path: the store.
         extracted: items computed now.
         total: items that the data set needs.
+        seconds: of the computation, the encoder's loading not counted.
+        where: on what, in words; empty if nothing was computed.
     """
 
     path: Path
     extracted: int
     total: int
+    seconds: float
+    where: str
+
+
+class Wanted(NamedTuple):
+    """What a data set needs of an encoder.
+
+    Attributes:
+        path: the store.
+        digests: of the needed items' titles or pictures, by item id in the order of keys.
+    """
+
+    path: Path
+    digests: dict[str, bytes]
+
+
+def wanted_features(home: Home, dataset: str, encoder: EncoderConfig, catalogue: Catalogue, rows: np.ndarray) -> Wanted:
+    """Return which features a data set needs, and where they belong.
+
+    Raises:
+        MissingDataError: there is no image store, or no encoder folder.
+        FeatureStoreError: the image store lacks a picture.
+    """
+    digests = source_digests(home, dataset, encoder, catalogue)
+    items = sorted((catalogue.item_ids[row] for row in rows), key=str.encode)
+    for item in items:
+        if item not in digests:
+            path = home.dataset(dataset) / IMAGES_FILE
+            raise FeatureStoreError(f"{path}: holds no picture of item {item!r}; run the images stage")
+    return Wanted(feature_store_path(home, dataset, encoder), {item: digests[item] for item in items})
 
 
 def extract(
-    home: Home, dataset: str, encoder: EncoderConfig, catalogue: Catalogue, rows: np.ndarray
+    home: Home,
+    dataset: str,
+    encoder: EncoderConfig,
+    catalogue: Catalogue,
+    rows: np.ndarray,
+    settings: PrepareConfig | None = None,
+    open_encoding: OpenEncoding = LocalEncoding,
 ) -> ExtractionResult:
     """Make a data set's feature store of an encoder whole and current.
 
@@ -70,117 +100,119 @@ def extract(
         encoder: the frozen encoder; loaded only if there is work.
         catalogue: the data set's items.
         rows: catalogue rows that need features.
+        settings: batch size, precision, processes.
+        open_encoding: loads the encoder where it is to run.
 
     Raises:
-        FeatureStoreError: the store exists and is unreadable.
+        FeatureStoreError: the store exists and is unreadable, or the disk is too small.
         NonFiniteError: the encoder gave NaN, or values that float16 does not hold.
     """
-    folder = home.dataset(dataset)
-    path = feature_store_path(home, dataset, encoder)
-    titles = dict(zip(*catalogue, strict=True))
-    digests = source_digests(home, dataset, encoder, catalogue)
-    wanted: dict[str, bytes] = {}
-    for row in rows:
-        item = catalogue.item_ids[row]
-        if item not in digests:
-            raise FeatureStoreError(f"{folder / IMAGES_FILE}: holds no picture of item {item!r}; run the images stage")
-        wanted[item] = digests[item]
-
-    # Titles of like length together need less padding.
-    order = sorted(wanted, key=lambda item: (len(titles[item]), item))
+    folder, settings = home.dataset(dataset), settings or PrepareConfig()
+    path, digests = wanted_features(home, dataset, encoder, catalogue, rows)
+    inputs = Inputs(folder, dict(zip(*catalogue, strict=True)), digests)
     what = {"encoder": encoder_spec(encoder, folder), "model": encoder.model}
-    if isinstance(encoder, ImageEncoderConfig):
-        order = sorted(wanted)
-    label = f"{modality_of(encoder)} features"
     try:
-        in_order = {item: wanted[item] for item in order}
-        extracted = fill_store(path, what, in_order, lambda: _load(encoder, folder, titles), label)
+        return fill_store(
+            path,
+            what,
+            digests,
+            lambda: open_encoding(encoder, inputs, settings),
+            f"{modality_of(encoder)} features",
+            settings.batch_size,
+        )
     except FeatureStoreError as error:
         raise FeatureStoreError(f"{error}; delete it and run: {prepare_command(dataset)}") from error
-    return ExtractionResult(path, extracted, len(wanted))
-
-
-def _load(encoder: EncoderConfig, folder: Path, titles: Mapping[str, str]) -> Loaded:
-    """Load an encoder and tell it where the items' titles or pictures are."""
-    from odmt.features.encoders import ImageEncoder, TextEncoder
-
-    if isinstance(encoder, TextEncoderConfig):
-        text = TextEncoder(encoder, folder)
-        return Loaded(lambda ids: text.encode([titles[item] for item in ids]), text.width, text.max_tokens, text.commit)
-    image = ImageEncoder(encoder, folder)
-
-    def encode(ids: Sequence[str]) -> list[np.ndarray]:
-        with RecordFile(folder / IMAGES_FILE) as store:
-            return image.encode(read_images(store, ids))
-
-    return Loaded(encode, image.width, image.max_tokens, image.commit)
 
 
 def fill_store(
-    path: Path, what: Mapping[str, Any], wanted: Mapping[str, bytes], load: Callable[[], Loaded], label: str
-) -> int:
+    path: Path,
+    what: Mapping[str, Any],
+    wanted: Mapping[str, bytes],
+    open_encoding: Callable[[], Encoding],
+    label: str,
+    batch_size: int,
+) -> ExtractionResult:
     """Compute the records that a store lacks or holds of another source; commit after every batch.
 
     Args:
         path: the store; made if missing.
         what: description of the encoder for the manifest.
         wanted: source digest by item id, in the order of computation.
-        load: gives the encoder; called only if there is work.
+        open_encoding: loads the encoder; called only if there is work.
         label: word for the progress bar.
+        batch_size: items encoded at once.
 
     Returns:
-        How many were computed. A run that is cut off keeps its finished batches; the next one goes on from there,
-        unless the encoder has become another one since: then everything is computed again.
+        What was done. A run that is cut off keeps its finished batches; the next one goes on from there, unless the
+        encoder has become another one since: then everything is computed again.
     """
-    former, pending = _former(path, wanted)
+    former, pending = pending_items(path, wanted)
     if former and not pending:
         if not former["complete"] or former["items"] != len(wanted):
             with RecordFile(path, write=True) as store:
                 store.write({}, former | {"complete": True, "items": len(wanted)})
-        return 0
-    loaded = load()
+        return ExtractionResult(path, 0, len(wanted), 0.0, "")
+    encoding = open_encoding()
     manifest = {
         **what,
         "format": FORMAT,
-        "width": loaded.width,
-        "max_tokens": loaded.max_tokens,
-        "commit": loaded.commit,
+        "width": encoding.width,
+        "max_tokens": encoding.max_tokens,
+        "commit": encoding.commit,
         "items": len(wanted),
         "complete": False,
+        "precisions": [encoding.precision],
+        "items_per_second": None,
     }
     # A hub model without a revision may have moved on: features of two commits never lie side by side.
     mixed = former is not None and any(former[name] != manifest[name] for name in ("commit", "width", "max_tokens"))
     if mixed:
         pending = list(wanted)
-    starts = range(0, len(pending), BATCH_ITEMS)
+    elif former is not None:
+        manifest["precisions"] = sorted({*former["precisions"], encoding.precision})
+    tokens = encoding.count_tokens(pending)
+    check_space(path, tokens * encoding.width * 2 + len(pending) * (HEADER_BYTES + _PAGE_BYTES))
     with RecordFile(path, write=True) as store:
-        store.write(
-            {}, manifest, drop_others=mixed
-        )  # before the first batch, so that a kill in it leaves a store of ours
-        for start in progress(starts, len(starts), label):
-            items = pending[start : start + BATCH_ITEMS]
-            features = loaded.encode(items)
-            records = {item: _record(item, wanted[item], array) for item, array in zip(items, features, strict=True)}
-            store.write(records)
-        store.write({}, manifest | {"complete": True})
-    return len(pending)
+        # Before the first batch, so that a kill in it leaves a store of ours.
+        store.write({}, manifest, drop_others=mixed)
+        started = time.perf_counter()
+        _write_batches(store, encoding, pending, wanted, label, batch_size)
+        seconds = time.perf_counter() - started
+        store.write({}, manifest | {"complete": True, "items_per_second": len(pending) / max(seconds, 1e-3)})
+    return ExtractionResult(path, len(pending), len(wanted), seconds, encoding.where)
 
 
-def _former(path: Path, wanted: Mapping[str, bytes]) -> tuple[dict[str, Any] | None, list[str]]:
-    """Return a store's manifest (None: it holds nothing yet) and the items to compute: new or of another source."""
+def pending_items(path: Path, wanted: Mapping[str, bytes]) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return a store's manifest (None: it holds nothing yet) and the items to compute: new or of another source.
+
+    Raises:
+        FeatureStoreError: the file is unreadable, or another kind of store.
+    """
     if not path.exists() or path.stat().st_size == 0:
         return None, list(wanted)
     with RecordFile(path) as store:
         if store.is_empty:
             return None, list(wanted)
         manifest = checked_manifest(store)
-        with store.view() as view:
-            return manifest, [item for item in wanted if view.head(item, DIGEST_BYTES) != wanted[item]]
+        held = held_digests(store)
+        return manifest, [item for item in wanted if held.get(item) != wanted[item]]
 
 
-def _record(item: str, digest: bytes, features: np.ndarray) -> bytes:
-    largest = float(np.abs(features).max(initial=0.0))
-    if not largest <= _LARGEST_FLOAT16:  # also true of NaN
-        raise NonFiniteError(f"features of item {item!r} reach {largest}; float16 holds up to {_LARGEST_FLOAT16:.0f}")
-    payload = np.ascontiguousarray(features, dtype="<f2").tobytes()
-    return digest + zlib.crc32(payload).to_bytes(CRC_BYTES, "little") + payload
+def _write_batches(
+    store: RecordFile,
+    encoding: Encoding,
+    pending: Sequence[str],
+    wanted: Mapping[str, bytes],
+    label: str,
+    batch_size: int,
+) -> None:
+    batches = [list(pending[start : start + batch_size]) for start in range(0, len(pending), batch_size)]
+    done = 0
+    with closing(encoding.run(batches)) as results, meter(label, len(pending)) as tell:
+        for items, features in zip(batches, results, strict=True):
+            records: dict[str, bytes] = {}
+            for item, array in zip(items, features, strict=True):
+                records |= feature_records(item, wanted[item], array)
+            store.write(records)
+            done += len(items)
+            tell(done)

@@ -1,42 +1,43 @@
-"""The image store of a data set: every needed picture's encoded bytes as they came, checked once by decoding them.
+"""The image store of a data set: every needed picture's encoded bytes as they came, and what is known of each.
 
-``images.lmdb`` appears only when every item has a whole picture. Otherwise ``bad_images.tsv`` lists all that have none.
+``images.lmdb`` has two records an item: under its id the picture, and under a NUL, an ``i`` and its id the digest of
+the picture, the stamp of where it came from, and, of an item without a whole picture, the reason. With the policy
+``blank`` such items count as having a grey picture, with ``drop`` they are not in the data set.
 """
 
 import hashlib
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from PIL import Image
+import numpy as np
 
-from odmt.commands import progress
 from odmt.data.interactions import prepare_command
-from odmt.errors import DataError, FeatureStoreError, MissingDataError
-from odmt.features.pictures import decode
-from odmt.features.records import RecordFile
-from odmt.files import write_atomically
+from odmt.errors import FeatureStoreError, MissingDataError
+from odmt.features.pictures import encode_png
+from odmt.features.records import RecordFile, View
 
 IMAGES_FILE = "images.lmdb"
-BAD_IMAGES_FILE = "bad_images.tsv"
-FORMAT = "odmt-images-1"
+FORMAT = "odmt-images-2"
 DIGEST_BYTES = 16
-_BATCH_BYTES = 64 * 2**20
+Policy = Literal["fail", "drop", "blank"]
+_INDEX = "\0i"
+_NEUTRAL = 128  # the grey of a blank picture, in the middle of 0 to 255
 
 
-class ImageStoreResult(NamedTuple):
-    """What building the image store did.
+class Entry(NamedTuple):
+    """What is known of an item's picture.
 
     Attributes:
-        num_images: pictures in the store.
-        size_bytes: size of their encoded bytes.
-        built: False if the store was up to date already.
+        digest: of its bytes; zeros if there is none.
+        stamp: of where it came from, by which a changed one is told.
+        reason: why there is no whole picture; empty if there is one.
     """
 
-    num_images: int
-    size_bytes: int
-    built: bool
+    digest: bytes
+    stamp: str
+    reason: str = ""
 
 
 def digest_of(content: bytes | memoryview) -> bytes:
@@ -44,136 +45,101 @@ def digest_of(content: bytes | memoryview) -> bytes:
     return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
 
 
-def build_image_store(folder: Path, files: Mapping[str, Sequence[Path]], item_ids: Sequence[str]) -> ImageStoreResult:
-    """Store the pictures of some items, or find that nothing changed.
+BLANK_DIGEST = digest_of(b"odmt: an item without a picture")
+NO_DIGEST = bytes(DIGEST_BYTES)
+
+
+@lru_cache(maxsize=1)
+def blank_picture() -> bytes:
+    """Return the grey picture of items that have none."""
+    return encode_png(np.full((8, 8, 3), _NEUTRAL, dtype=np.uint8))
+
+
+def read_entries(store: RecordFile) -> dict[str, Entry]:
+    """Return what an image store knows of every item."""
+    entries: dict[str, Entry] = {}
+    with store.view() as view:
+        for key, value in view.scan(_INDEX):
+            stamp, _, reason = bytes(value[DIGEST_BYTES:]).decode().partition("\n")
+            entries[key.removeprefix(_INDEX)] = Entry(bytes(value[:DIGEST_BYTES]), stamp, reason)
+    return entries
+
+
+def write_pictures(store: RecordFile, entries: Mapping[str, Entry], contents: Mapping[str, bytes]) -> None:
+    """Add or replace items in one transaction; the pictures of those without content go.
 
     Args:
-        folder: the data set's folder; gets ``images.lmdb``.
-        files: picture files by item id, from ``picture_files``.
-        item_ids: the items that need a picture.
-
-    Raises:
-        DataError: pictures are missing, doubled or broken; all are listed in ``bad_images.tsv`` and an
-            ``images.lmdb`` is neither made nor changed.
+        store: open for writing.
+        entries: by item id.
+        contents: the encoded pictures of those that have one.
     """
-    stored = _stored_digests(folder / IMAGES_FILE)
-    digests: dict[str, str] = {}
-    bad: list[tuple[str, str, str]] = []
-    size_bytes = 0
-    for item in progress(item_ids, len(item_ids), "checking images"):
-        found = files.get(item, ())
-        if len(found) != 1:
-            reason = f"has {len(found)} pictures" if found else "has no picture"
-            bad.append((item, ", ".join(str(path) for path in found), reason))
-            continue
-        try:
-            content = _content(found[0])
-            digests[item] = digest_of(content).hex()
-            size_bytes += len(content)
-            if stored.get(item) != digests[item]:
-                decode(content)
-        except DataError as error:
-            bad.append((item, str(found[0]), str(error)))
-    if bad:
-        raise _bad_images(folder, bad, len(item_ids))
-    (folder / BAD_IMAGES_FILE).unlink(missing_ok=True)
-    if stored == digests:
-        return ImageStoreResult(len(digests), size_bytes, built=False)
-    _write_store(folder, {item: files[item][0] for item in digests}, digests)
-    return ImageStoreResult(len(digests), size_bytes, built=True)
+    index = {_INDEX + item: entry.digest + f"{entry.stamp}\n{entry.reason}".encode() for item, entry in entries.items()}
+    store.write({**index, **contents}, delete=[item for item in entries if item not in contents])
+
+
+def forget_pictures(store: RecordFile, items: Iterable[str]) -> None:
+    """Delete items that are no longer needed."""
+    store.write({}, delete=[key for item in items for key in (item, _INDEX + item)])
 
 
 def image_digests(folder: Path) -> dict[str, bytes]:
-    """Return the content digest of every stored picture by item id.
+    """Return the digest of every picture that counts, by item id: blank ones too where that is the policy.
 
     Raises:
         MissingDataError: there is no image store.
-        FeatureStoreError: it is unreadable.
+        FeatureStoreError: it is unreadable, or its making was cut off.
     """
     path = folder / IMAGES_FILE
     if not path.exists():
         raise MissingDataError(f"{path}: does not exist; run: {prepare_command(folder.name)}")
-    return {item: bytes.fromhex(digest) for item, digest in _read_digests(path).items()}
+    with open_images(folder) as store:
+        manifest = store.manifest()
+        if not manifest["complete"]:
+            raise FeatureStoreError(f"{path}: is not finished; run: {prepare_command(folder.name)}")
+        is_blank = manifest["policy"] == "blank"
+        entries = read_entries(store)
+    counting = {item: entry for item, entry in entries.items() if not entry.reason or is_blank}
+    return {item: BLANK_DIGEST if entry.reason else entry.digest for item, entry in counting.items()}
 
 
-def read_images(store: RecordFile, item_ids: Sequence[str]) -> list[Image.Image]:
-    """Decode some stored pictures.
+def open_images(folder: Path) -> RecordFile:
+    """Open a data set's image store for reading.
 
     Raises:
-        FeatureStoreError: an item has no picture in the store, or it no longer decodes.
+        FeatureStoreError: it is unreadable, or made by another version; says what to do.
     """
-    images = []
-    with store.view() as view:
-        for item in item_ids:
-            content = view.get(item)
-            if content is None:
-                raise FeatureStoreError(f"{store.path}: holds no picture of item {item!r}")
-            try:
-                images.append(decode(bytes(content)))
-            except DataError as error:
-                raise FeatureStoreError(f"{store.path}: picture of item {item!r} {error}") from error
-    return images
-
-
-def _content(path: Path) -> bytes:
+    path = folder / IMAGES_FILE
+    again = f"delete it and run: {prepare_command(folder.name)}"
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})") from error
-
-
-def _stored_digests(path: Path) -> dict[str, str]:
-    return _read_digests(path) if path.exists() else {}
-
-
-def _read_digests(path: Path) -> dict[str, str]:
-    again = f"delete it and run: {prepare_command(path.parent.name)}"
-    try:
-        with RecordFile(path) as store:
-            manifest = store.manifest()
+        store = RecordFile(path)
     except FeatureStoreError as error:
         raise FeatureStoreError(f"{error}; {again}") from error
-    if manifest.get("format") != FORMAT:
-        raise FeatureStoreError(f"{path}: has format {manifest.get('format')!r}, expected {FORMAT!r}; {again}")
-    digests: dict[str, str] = manifest["digests"]
-    return digests
+    try:
+        found = store.manifest().get("format")
+        if found != FORMAT:
+            raise FeatureStoreError(f"{path}: has format {found!r}, expected {FORMAT!r}; {again}")
+    except FeatureStoreError:
+        store.close()
+        raise
+    return store
 
 
-def _bad_images(folder: Path, bad: list[tuple[str, str, str]], total: int) -> DataError:
-    path = folder / BAD_IMAGES_FILE
-    write_atomically(path, "".join("\t".join(_flat(column) for column in row) + "\n" for row in bad).encode())
-    item, file, reason = bad[0]
-    first = f"{file}: {reason}" if file else f"item {item!r} {reason}"
-    more = f"; {len(bad)} of {total} items are like that, all" if len(bad) > 1 else ";"
-    return DataError(f"{first}{more} listed in {path}; repair the pictures, or leave the items out of the behaviours")
+def encoded_pictures(view: View, path: Path, items: Sequence[str], digests: Mapping[str, bytes]) -> list[bytes]:
+    """Return the bytes of some items' pictures.
 
+    Args:
+        view: of the image store.
+        path: of the image store, for the sentence.
+        items: whose.
+        digests: from ``image_digests``: tells which are blank.
 
-def _flat(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _write_store(folder: Path, files: Mapping[str, Path], digests: dict[str, str]) -> None:
-    manifest = {"format": FORMAT, "count": len(files), "digests": digests, "bad": []}
-    with tempfile.TemporaryDirectory(prefix=".images-", dir=folder) as temporary:
-        path = Path(temporary) / IMAGES_FILE
-        with RecordFile(path, write=True) as store:
-            for batch in _batches(files):
-                for item, content in batch.items():
-                    if digest_of(content).hex() != digests[item]:
-                        raise DataError(f"{files[item]}: changed while it was read; run the same command again")
-                store.write(batch)
-            store.write({}, manifest)
-        path.replace(folder / IMAGES_FILE)
-
-
-def _batches(files: Mapping[str, Path]) -> Iterator[dict[str, bytes]]:
-    batch: dict[str, bytes] = {}
-    size = 0
-    for item in sorted(files):
-        batch[item] = files[item].read_bytes()
-        size += len(batch[item])
-        if size >= _BATCH_BYTES:
-            yield batch
-            batch, size = {}, 0
-    if batch:
-        yield batch
+    Raises:
+        FeatureStoreError: an item has no picture in the store.
+    """
+    contents = []
+    for item in items:
+        content = blank_picture() if digests.get(item) == BLANK_DIGEST else view.get(item)
+        if content is None:
+            raise FeatureStoreError(f"{path}: holds no picture of item {item!r}")
+        contents.append(bytes(content))
+    return contents

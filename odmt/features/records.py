@@ -1,7 +1,8 @@
 """Record files: one LMDB file of named byte strings with a JSON manifest. Nothing is ever unpickled."""
 
 import json
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -9,10 +10,12 @@ from typing import Any, Self
 
 import lmdb
 
+from odmt.commands import size
 from odmt.errors import FeatureStoreError
 
 _MANIFEST_KEY = b"\x00manifest"  # item ids hold no NUL, so no item can take this place
 _FIRST_MAP_BYTES = 64 * 2**20
+_SPARE_BYTES = 256 * 2**20  # what a file system wants left, and LMDB's own pages
 
 
 class RecordFile:
@@ -44,9 +47,14 @@ class RecordFile:
         if write:
             path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            size = max(_FIRST_MAP_BYTES, 2 * path.stat().st_size) if write and foreign else _FIRST_MAP_BYTES
+            map_size = max(_FIRST_MAP_BYTES, 2 * path.stat().st_size) if write and foreign else _FIRST_MAP_BYTES
             self._lmdb = lmdb.open(
-                str(path), subdir=False, readonly=not write, lock=write, map_size=size if write else 0, max_readers=64
+                str(path),
+                subdir=False,
+                readonly=not write,
+                lock=write,
+                map_size=map_size if write else 0,
+                max_readers=64,
             )
         except (lmdb.Error, OSError) as error:
             raise _unreadable(path, error) from error
@@ -113,19 +121,26 @@ class RecordFile:
             raise _unreadable(self.path, error) from error
 
     def write(
-        self, records: Mapping[str, bytes], manifest: Mapping[str, Any] | None = None, *, drop_others: bool = False
+        self,
+        records: Mapping[str, bytes],
+        manifest: Mapping[str, Any] | None = None,
+        *,
+        delete: Iterable[str] = (),
+        drop_others: bool = False,
     ) -> None:
-        """Add or replace records, and the manifest if one is given, in one transaction.
+        """Add or replace records, and the manifest if one is given, in one transaction and in the order of their keys.
 
         Args:
             records: content by key.
             manifest: the new manifest; None = leave it as it is.
+            delete: keys of records that go.
             drop_others: delete everything that the file held before.
 
         Raises:
             FeatureStoreError: the disk is full or the file cannot be written.
         """
         items = {key.encode(): value for key, value in records.items()}
+        delete = list(delete)
         if manifest is not None:
             items[_MANIFEST_KEY] = json.dumps(manifest, sort_keys=True).encode()
         try:
@@ -134,8 +149,10 @@ class RecordFile:
                     with self._lmdb.begin(write=True) as transaction:
                         if drop_others:
                             transaction.drop(self._lmdb.open_db(txn=transaction), delete=False)
-                        for key in sorted(items):
-                            transaction.put(key, items[key])
+                        for key in delete:
+                            transaction.delete(key.encode())
+                        for name in sorted(items):
+                            transaction.put(name, items[name])
                     return
                 except lmdb.MapFullError:
                     self._lmdb.set_mapsize(2 * self._lmdb.info()["map_size"])
@@ -154,10 +171,41 @@ class View:
         value: memoryview | None = self._transaction.get(key.encode())
         return value
 
+    def scan(self, prefix: str) -> Iterator[tuple[str, memoryview]]:
+        """Yield key and content of the records whose keys begin with a prefix, in the order of their keys."""
+        start = prefix.encode()
+        with self._transaction.cursor() as cursor:
+            found = cursor.set_range(start)
+            while found:
+                key, value = cursor.item()
+                if bytes(key[: len(start)]) != start:
+                    return
+                yield bytes(key).decode(), value
+                found = cursor.next()
+
     def head(self, key: str, count: int) -> bytes | None:
         """Copy the first bytes of a record, or None if there is no such record."""
         value = self.get(key)
         return None if value is None else bytes(value[:count])
+
+
+def check_space(path: Path, num_bytes: int) -> None:
+    """Check before a long work that the disk has room for what it will write.
+
+    Args:
+        path: the file that will grow.
+        num_bytes: by how much, at most.
+
+    Raises:
+        FeatureStoreError: it has not; says how much is there.
+    """
+    folder = next(parent for parent in path.parents if parent.exists())
+    free = shutil.disk_usage(folder).free
+    if num_bytes + _SPARE_BYTES > free:
+        raise FeatureStoreError(
+            f"{path}: needs {size(num_bytes)} more and {folder} has {size(free)} free; free some, or set ODMT_HOME to "
+            "a larger disk"
+        )
 
 
 def _unreadable(path: Path, error: Exception) -> FeatureStoreError:

@@ -1,7 +1,8 @@
 """Feature stores: one LMDB file a data set, modality and encoder; read back only if whole, current and undamaged.
 
 A record is ``16 bytes digest of the source content | 4 bytes CRC-32 of the payload | payload``; the payload is the
-float16 features of the item's real tokens, ``(T_i, D)``, little endian. The key is the external item id.
+float16 features of the item's real tokens, ``(T_i, D)``, little endian. The key is the external item id. The digests
+stand a second time under a NUL, a ``d`` and the id, side by side, so that what is missing is found without reading all.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ import numpy as np
 
 from odmt.config import ImageEncoderConfig, TextEncoderConfig, to_mapping
 from odmt.data.interactions import Catalogue, prepare_command, read_interactions
-from odmt.errors import FeatureStoreError, MissingDataError
+from odmt.errors import FeatureStoreError, MissingDataError, NonFiniteError
 from odmt.features.images import DIGEST_BYTES, IMAGES_FILE, digest_of, image_digests
 from odmt.features.ragged import RaggedFeatures
 from odmt.features.records import RecordFile, View
@@ -24,9 +25,10 @@ from odmt.home import Home
 
 EncoderConfig = TextEncoderConfig | ImageEncoderConfig
 
-FORMAT = "odmt-features-1"
+FORMAT = "odmt-features-2"
 CRC_BYTES = 4
 HEADER_BYTES = DIGEST_BYTES + CRC_BYTES
+_DIGEST_INDEX = "\0d"
 _MODEL_FILES = ("*.json", "*.safetensors", "*.bin", "*.txt", "*.model")
 
 
@@ -154,6 +156,32 @@ def load_features(
         raise FeatureStoreError(f"{error}; run: {command}") from error
 
 
+def feature_records(item: str, digest: bytes, features: np.ndarray) -> dict[str, bytes]:
+    """Return the records of one item.
+
+    Args:
+        item: its id.
+        digest: of the title or picture that the features were made from.
+        features: float16 ``(T, D)``.
+
+    Raises:
+        NonFiniteError: a value is NaN, or more than float16 holds.
+    """
+    if not np.isfinite(features).all():
+        raise NonFiniteError(
+            f"features of item {item!r} are not finite numbers that float16 holds; try --set prepare.precision=fp32, "
+            "or another layer"
+        )
+    payload = np.ascontiguousarray(features, dtype="<f2").tobytes()
+    return {item: digest + zlib.crc32(payload).to_bytes(CRC_BYTES, "little") + payload, _DIGEST_INDEX + item: digest}
+
+
+def held_digests(store: RecordFile) -> dict[str, bytes]:
+    """Return what each item's features were made from."""
+    with store.view() as view:
+        return {key.removeprefix(_DIGEST_INDEX): bytes(value) for key, value in view.scan(_DIGEST_INDEX)}
+
+
 def checked_manifest(store: RecordFile) -> dict[str, Any]:
     """Return a feature store's manifest.
 
@@ -209,9 +237,13 @@ def check_payload(path: Path, item: str, record: memoryview, width: int) -> None
         raise FeatureStoreError(f"{path}: features of item {item!r} are damaged; delete the file")
 
 
+def model_files(folder: Path) -> list[Path]:
+    """Return the files of a model's folder that decide its features, sorted."""
+    return sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
+
+
 def _folder_digest(folder: Path) -> str:
-    files = sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
-    stamps = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    stamps = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in model_files(folder)]
     return _content_digest(tuple(stamps))
 
 

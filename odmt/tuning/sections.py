@@ -1,10 +1,10 @@
-"""The sections of a space file that say how to search: sampler, scheduler, budget, resources."""
+"""The sections of a space file that say how to search: sampler, scheduler, budget, resources; and how to prepare."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from odmt.config import Section
+from odmt.config import PrepareConfig, Section
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,4 +92,5 @@ SECTIONS: dict[str, type[Section]] = {
     "scheduler": SchedulerConfig,
     "budget": BudgetConfig,
     "resources": ResourcesConfig,
+    "prepare": PrepareConfig,
 }

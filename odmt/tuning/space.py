@@ -3,13 +3,14 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from odmt.config import (
     DataConfig,
     ImageEncoderConfig,
+    PrepareConfig,
     RunConfig,
     Section,
     TextEncoderConfig,
@@ -39,6 +40,8 @@ class Space:
     scheduler: SchedulerConfig
     budget: BudgetConfig
     resources: ResourcesConfig
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)
+    """How the data set is made of its source; read by prepare alone, and no part of a study's identity."""
 
     def active_axes(self, values: Mapping[str, Any]) -> list[str]:
         """Return the axes that exist at these values, in the order in which they are proposed."""
@@ -124,16 +127,17 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
-def load_space(name_or_path: str, assignments: Sequence[str] = ()) -> Space:
+def load_space(name_or_path: str, assignments: Sequence[str] = (), *, preparing: bool = False) -> Space:
     """Load and check a space, with ``--set`` assignments applied.
 
     Args:
         name_or_path: ``arts`` for the shipped ``search_spaces/arts.yaml``; anything with ``/`` or ``.yaml`` is a file.
         assignments: ``key=value`` texts: a path of the run configuration, or ``budget.trials`` and the like.
+        preparing: ``prepare.*`` may be set; nobody but prepare reads it.
 
     Raises:
         ConfigError: every problem of the file and of the assignments at once.
     """
     from odmt.tuning.space_loading import read_space
 
-    return read_space(name_or_path, assignments)
+    return read_space(name_or_path, assignments, preparing=preparing)

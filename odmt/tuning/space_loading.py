@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from odmt.config import RunConfig, Section, dotted_values, from_mapping, read_yaml
+from odmt.config import PrepareConfig, RunConfig, Section, dotted_values, from_mapping, read_yaml
 from odmt.config.loading import parse_assignments, unknown_key
 from odmt.errors import ConfigError
 from odmt.home import CHECKOUT
@@ -34,7 +34,7 @@ def find_space(name_or_path: str) -> Path:
     return path
 
 
-def read_space(name_or_path: str, assignments: Sequence[str]) -> Space:
+def read_space(name_or_path: str, assignments: Sequence[str], *, preparing: bool = False) -> Space:
     """Load a space; see ``odmt.tuning.space.load_space``."""
     path = find_space(name_or_path)
     raw = read_yaml(path)
@@ -45,10 +45,13 @@ def read_space(name_or_path: str, assignments: Sequence[str]) -> Space:
     if not isinstance(description, str):
         problems.append(f"description: expected text, got {description!r}")
     problems += _set_problems(sets)
+    if not preparing:
+        problems += [f"--set {key}: only prepare.py reads it" for key in sets if key.startswith("prepare.")]
     sampler = _section(SamplerConfig, "sampler", mappings["sampler"], sets, problems)
     scheduler = _section(SchedulerConfig, "scheduler", mappings["scheduler"], sets, problems)
     budget = _section(BudgetConfig, "budget", mappings["budget"], sets, problems)
     resources = _section(ResourcesConfig, "resources", mappings["resources"], sets, problems)
+    prepare = _section(PrepareConfig, "prepare", mappings["prepare"], sets, problems)
     axes = _read_axes(mappings["axes"], sets, problems)
     fixed = _fixed_values(mappings["fixed"], problems)
     for name, axis in axes.items():
@@ -77,6 +80,7 @@ def read_space(name_or_path: str, assignments: Sequence[str]) -> Space:
         scheduler=scheduler,
         budget=budget,
         resources=resources,
+        prepare=prepare,
     )
     problems = space_problems(space, lenient=bool(sets))
     if problems:

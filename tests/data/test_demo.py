@@ -5,7 +5,14 @@ from PIL import Image
 from odmt.data.demo import generate
 from odmt.data.demo_images import NUM_LOOKS, draw
 from odmt.data.demo_titles import NUM_THEMES, title
-from odmt.data.sources.amazon import picture_files, read_amazon
+from odmt.data.events import Wanted
+from odmt.data.sources.forms import find_source
+from odmt.data.sources.release import read_release
+from odmt.features.picture_places import picture_files
+
+
+def read_amazon(folder):
+    return read_release(find_source(folder), Wanted(), folder / "work")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +36,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(folder, tmp_
 def test_it_reads_as_the_amazon_layout_with_a_picture_an_item(folder):
     source = read_amazon(folder)
     assert (len(source.interactions.users), len(source.catalogue.item_ids)) == (300, 60)
-    assert sorted(picture_files(source.images)) == source.catalogue.item_ids
+    assert sorted(picture_files(folder / "images")) == source.catalogue.item_ids
     with Image.open(folder / "images" / "i0001.png") as image:
         assert (image.size, image.mode) == ((32, 32), "RGB")
 

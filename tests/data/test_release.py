@@ -1,14 +1,28 @@
+"""The authors' release in its three dialects: equal to what their code makes of the same files, and strict."""
+
 import json
-import logging
 
 import numpy as np
 import pytest
 from golden_files import GOLDEN
 
-from odmt.data.sources.amazon import picture_files, read_amazon
+from odmt.data.events import Wanted
+from odmt.data.sources.forms import find_source
+from odmt.data.sources.release import image_key, read_release
+from odmt.data.split import development_split, last_item_targets, split_interactions, training_windows
 from odmt.errors import DataError, MissingDataError
 
 TEXT = "a\tRed pen\nb\tBlue ink\textra large\nc\t\n"
+FILES = {
+    "amazon": ("arts_user_behaviours.tsv", "arts_text.tsv"),
+    "ks": ("10wu_ks_pairs.tsv", "10wu_ks_title.csv"),
+    "hm": ("hm_pick_users_5W.tsv", "hm_pick_items_5W.tsv"),
+    "quirk_duplicate_user": ("a_user_behaviours.tsv", "a_text.tsv"),
+}
+
+
+def read_amazon(folder, wanted=None):
+    return read_release(find_source(folder), wanted or Wanted(), folder / "work")
 
 
 def folder_of(tmp_path, behaviours, text=TEXT, tag="arts"):
@@ -79,7 +93,7 @@ def test_a_malformed_line_is_named_with_file_and_line(tmp_path, behaviours, text
 def test_missing_files_are_told_apart_from_malformed_ones(tmp_path):
     with pytest.raises(MissingDataError, match="is not a folder"):
         read_amazon(tmp_path / "nowhere")
-    with pytest.raises(MissingDataError, match="holds no file named"):
+    with pytest.raises(MissingDataError, match="holds no source that is known"):
         read_amazon(tmp_path)
     folder_of(tmp_path, "u1\ta\n")
     (tmp_path / "arts_text.tsv").rename(tmp_path / "art_text.tsv")
@@ -90,20 +104,70 @@ def test_missing_files_are_told_apart_from_malformed_ones(tmp_path):
         read_amazon(tmp_path)
 
 
-def test_a_user_on_two_lines_is_kept_twice_and_warned_about(tmp_path, caplog):
-    files = json.loads((GOLDEN / "data_quirk_duplicate_user.json").read_text())["files"]
-    with caplog.at_level(logging.WARNING, logger="odmt"):
-        source = read_amazon(folder_of(tmp_path, files["behaviors"], files["text"]))
+def golden_source(name, folder):
+    files = json.loads((GOLDEN / f"data_{name}.json").read_text())["files"]
+    for file, key in zip(FILES[name], ("behaviors", "text"), strict=True):
+        (folder / file).write_text(files[key])
+    if name == "hm":
+        (folder / "hm_image_20W.lmdb").touch()
+    return find_source(folder)
+
+
+def test_a_user_on_two_lines_is_kept_twice_and_counted(tmp_path):
+    source = read_release(golden_source("quirk_duplicate_user", tmp_path), Wanted(), tmp_path)
     assert source.interactions.users == ["a", "b", "a", "c", "d"]
-    assert "1 users stand on several lines" in caplog.text
-    assert "user 'a' at" in caplog.text
+    assert source.notes == {"lines of a user who stands on an earlier line; the last one counts": 1}
 
 
-def test_pictures_are_found_by_item_id_whatever_their_suffix(tmp_path):
-    for name in ("a.jpg", "b.jpeg", "c.png", "d.JPG", "a.png", "e.txt"):
-        (tmp_path / name).touch()
-    found = picture_files(tmp_path)
-    assert sorted(found) == ["a", "b", "c", "d"]
-    assert [path.name for path in found["a"]] == ["a.jpg", "a.png"]
-    with pytest.raises(MissingDataError, match="is not a folder"):
-        picture_files(tmp_path / "nowhere")
+@pytest.mark.parametrize("name", FILES)
+def test_every_dialect_gives_the_authors_ids_splits_and_titles(name, tmp_path):
+    golden = json.loads((GOLDEN / f"data_{name}.json").read_text())
+    expected, settings = golden["expected"], golden["settings"]
+    found = golden_source(name, tmp_path)
+    source = read_release(found, Wanted(), tmp_path)
+    full = split_interactions(source.interactions, settings["max_seq_len"], settings["min_seq_len"])
+    ids = [source.catalogue.item_ids[row] for row in full.item_rows]
+    assert [None, *ids] == expected["item_names_by_id"]
+    development = development_split(full)
+    assert [[item for item in row if item] for row in training_windows(development).tolist()] == expected["users_train"]
+    assert last_item_targets(full.offsets, full.items).target.tolist() == [row[-1] for row in expected["users_test"]]
+    titles = [title.lower().split() for title in source.catalogue.titles]
+    assert titles == [title.split() for title in expected["tokenizer_input"]]
+
+
+@pytest.mark.parametrize("name", ["amazon", "ks", "hm"])
+def test_every_dialect_finds_pictures_under_the_authors_keys(name, tmp_path):
+    expected = json.loads((GOLDEN / f"data_{name}.json").read_text())["expected"]
+    numbered = golden_source(name, tmp_path).pictures.numbered
+    keys = {name: key["bytes"] if isinstance(key, dict) else key for name, key in expected["item_id_to_keys"].items()}
+    found = {
+        str(place): image_key(item, numbered).decode()
+        for place, item in enumerate(expected["item_names_by_id"])
+        if item
+    }
+    assert found == keys
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("ks", "1 pen\n", r"10wu_ks_title\.csv:1: has no comma; expected: item,title"),
+        ("hm", "v1\tpen\textra\n", r"hm_pick_items_5W\.tsv:1: has 3 columns; expected two"),
+        ("hm", "v1\n", r"hm_pick_items_5W\.tsv:1: has 1 columns; expected two"),
+        ("hm", "x1\tpen\n", r"hm_pick_items_5W\.tsv:1: item id 'x1' is not v and digits"),
+    ],
+)
+def test_a_malformed_line_of_the_other_dialects_is_named(name, text, sentence, tmp_path):
+    found = golden_source(name, tmp_path)
+    found.files["text"].write_text(text)
+    with pytest.raises(DataError, match=sentence):
+        read_release(found, Wanted(), tmp_path)
+
+
+def test_the_release_is_taken_as_it_is_unless_less_is_wanted(tmp_path):
+    folder = folder_of(tmp_path, "u1\ta b\nu2\tb b\nu3\tc\n")
+    assert len(read_amazon(folder).interactions.users) == 3
+    source = read_amazon(folder, Wanted(min_user=2, min_item=2))
+    assert source.interactions.users == ["u2"]  # a has one interaction, so u1 has but one left
+    assert source.notes == {"interactions outside the selection": 3}
+    assert source.catalogue.item_ids == ["a", "b", "c"]

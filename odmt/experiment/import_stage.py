@@ -1,0 +1,87 @@
+"""The first stage: what a source holds becomes tables of ours."""
+
+from pathlib import Path
+
+from odmt.data import demo
+from odmt.data.events import Wanted
+from odmt.data.imported import (
+    WORK_FOLDER,
+    ImportRecord,
+    is_whole,
+    read_import,
+    read_record,
+    rewrite_record,
+    stamps,
+    write_import,
+)
+from odmt.data.sources.common import Form, Found
+from odmt.data.sources.forms import FORMS, find_source, wanted_of
+from odmt.errors import DataError
+from odmt.experiment.prepare_plan import DEMO_SOURCE, PreparePlan, StageReport, counted, noted, source_folder
+from odmt.home import Home
+
+
+def run_import(home: Home, plan: PreparePlan) -> StageReport:
+    """Import the source, unless what was imported before is still what it holds.
+
+    Raises:
+        MissingDataError: there is no source.
+        DataError: the source is malformed; nothing of a former import is touched then.
+    """
+    folder = home.dataset(plan.dataset)
+    if plan.generate_demo and not (folder / DEMO_SOURCE).is_dir():
+        demo.generate(folder / DEMO_SOURCE)
+    source = source_folder(home, plan)
+    former = read_record(folder)
+    if source is None:
+        return _report(folder, changed=False)
+    found = find_source(source, plan.settings.form)
+    form = FORMS[found.form]
+    plan.tell(f"source {source}: {form.title} ({', '.join(path.name for path in found.files.values())})")
+    fresh = _record(source, found, form, plan)
+    if former is not None and is_whole(folder, former) and _same(former, fresh):
+        rewrite_record(folder, fresh._replace(notes=former.notes, digest=former.digest))
+        return _report(folder, changed=False)
+    try:
+        content = form.read(found, wanted_of_plan(form, plan), folder / WORK_FOLDER)
+    except DataError:
+        _leave_nothing(folder)
+        raise
+    whole = former is not None and is_whole(folder, former)
+    written = write_import(folder, content, fresh._replace(notes=content.notes))
+    return _report(folder, changed=not whole or former is None or former.digest != written.digest)
+
+
+def _record(source: Path, found: Found, form: Form, plan: PreparePlan) -> ImportRecord:
+    wanted = wanted_of_plan(form, plan)
+    core = [wanted.min_user, wanted.min_item]
+    return ImportRecord(str(source), form.name, stamps(found), list(wanted), core, found.pictures, {}, "")
+
+
+def wanted_of_plan(form: Form, plan: PreparePlan) -> Wanted:
+    """Return what a plan takes of a source in some form."""
+    settings = plan.settings
+    return wanted_of(
+        form,
+        settings.min_user_interactions,
+        settings.min_item_interactions,
+        settings.max_users,
+        settings.sample_seed,
+    )
+
+
+def _same(former: ImportRecord, fresh: ImportRecord) -> bool:
+    return (former.form, former.files, former.selection) == (fresh.form, fresh.files, fresh.selection)
+
+
+def _report(folder: Path, *, changed: bool) -> StageReport:
+    imported = read_import(folder)
+    summary = f"{FORMS[imported.record.form].title}: {counted(imported.interactions, imported.catalogue)}"
+    return StageReport("import", changed, summary, notes=noted(imported.record))
+
+
+def _leave_nothing(folder: Path) -> None:
+    """Take away the folder of a first import that failed before it kept anything."""
+    for path in (folder / WORK_FOLDER, (folder / WORK_FOLDER).parent):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
