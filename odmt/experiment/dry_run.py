@@ -4,20 +4,19 @@ Times are estimates: pictures by decoding a few of them now, features by the rat
 encoder's arithmetic and a matrix product timed now.
 """
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from odmt.commands import duration, size
-from odmt.data.imported import ImportRecord, Imported, is_whole, read_import, read_record, stamps
+from odmt.commands import size
+from odmt.data.imported import Imported, ImportRecord, is_whole, read_import, read_record, stamps
 from odmt.data.interactions import dataset_exists, read_catalogue, read_interactions
-from odmt.data.lines import blocks
 from odmt.data.sources.common import Found
 from odmt.data.sources.forms import FORMS, find_source
-from odmt.errors import DataError, MissingDataError, OdmtError
+from odmt.errors import MissingDataError
+from odmt.experiment.estimates import about, decode_seconds, extraction_rate, free_bytes, mean_line
 from odmt.experiment.images_stage import DOWNLOADS, needed_items
 from odmt.experiment.import_stage import wanted_of_plan
 from odmt.experiment.prepare_plan import DEMO_SOURCE, PreparePlan, counted, source_folder
@@ -25,21 +24,15 @@ from odmt.features.downloads import downloaded_files
 from odmt.features.encoder_shapes import encoder_shape
 from odmt.features.extract import pending_items, wanted_features
 from odmt.features.images import IMAGES_FILE, open_images, read_entries
-from odmt.features.picture_places import Located, Place, content_of, locate
-from odmt.features.pictures import decode
-from odmt.features.records import RecordFile
-from odmt.features.store import EncoderConfig, checked_manifest, feature_store_path, modality_of
+from odmt.features.picture_places import Located, Place, locate
+from odmt.features.store import EncoderConfig, feature_store_path, modality_of
 from odmt.features.workers import usable_cpus
 from odmt.home import Home
 
-_SAMPLE = 16
-"""Pictures decoded to estimate the time of all."""
 _READING = 60e6
 """Bytes of a source file read and parsed a second, on one slow core."""
 _PACKED = 4
 """How much larger JSON is than its gzip."""
-_GPU_FLOPS = 2e13
-"""Operations a second of one GPU in half precision, a fifth of an A100's peak."""
 _READING_BACK = 2e8
 
 
@@ -68,9 +61,9 @@ def _import(home: Home, plan: PreparePlan) -> list[str]:
     sentences = [f"would import {named}"]
     for path in found.files.values():
         num_bytes = path.stat().st_size * (_PACKED if path.suffix == ".gz" else 1)
-        lines = round(num_bytes / max(1.0, _mean_line(path)))
+        lines = round(num_bytes / max(1.0, mean_line(path)))
         sentences.append(
-            f"  {path.name}: {size(path.stat().st_size)}, about {lines:,} lines, {_about(num_bytes / _READING)}"
+            f"  {path.name}: {size(path.stat().st_size)}, about {lines:,} lines, {about(num_bytes / _READING)}"
         )
     wanted = wanted_of_plan(form, plan)
     sentences.append(
@@ -90,11 +83,6 @@ def _imported_size(folder: Path) -> str:
     return counted(imported.interactions, imported.catalogue)
 
 
-def _mean_line(path: Path) -> float:
-    content = next(blocks(path), None)
-    return len(content.content) / max(1, content.next_line - content.first_line) if content else 1.0
-
-
 class _Due(NamedTuple):
     """Pictures that the images stage would read, and those it would look for in vain."""
 
@@ -112,8 +100,8 @@ def _images(home: Home, plan: PreparePlan) -> list[str]:
     if due.places:
         num_bytes = sum(place.num_bytes for place in due.places.values() if place.kind == "file")
         shown = f", {size(num_bytes)}" if num_bytes else ""
-        seconds = _decode_seconds(list(due.places.values())) * len(due.places) / _workers(plan)
-        sentences.append(f"would read {len(due.places):,} of {len(due.items):,} pictures{shown}, {_about(seconds)}")
+        seconds = decode_seconds(list(due.places.values())) * len(due.places) / _workers(plan)
+        sentences.append(f"would read {len(due.places):,} of {len(due.items):,} pictures{shown}, {about(seconds)}")
     else:
         sentences.append(f"no picture to read: {len(due.items) - len(due.located.reasons):,} are there")
     lacking = list(due.located.reasons)
@@ -121,7 +109,7 @@ def _images(home: Home, plan: PreparePlan) -> list[str]:
     if addressed and plan.download:
         per_second = plan.settings.download_connections
         sentences.append(
-            f"would fetch up to {addressed:,} pictures, {_about(addressed / per_second)} at one a connection"
+            f"would fetch up to {addressed:,} pictures, {about(addressed / per_second)} at one a connection"
         )
         lacking = [item for item in lacking if not due.imported.urls.get(item)]
     elif addressed:
@@ -152,18 +140,6 @@ def _due_pictures(home: Home, plan: PreparePlan) -> _Due | None:
     return _Due(items, due, located, imported)
 
 
-def _decode_seconds(places: Sequence[Place]) -> float:
-    """Read and decode a few pictures now; return the seconds of one."""
-    sample = places[:: max(1, len(places) // _SAMPLE)][:_SAMPLE]
-    started = time.perf_counter()
-    for place in sample:
-        try:
-            decode(content_of(place))
-        except DataError:
-            continue
-    return (time.perf_counter() - started) / max(1, len(sample))
-
-
 def _features(home: Home, plan: PreparePlan) -> list[str]:
 
     folder = home.dataset(plan.dataset)
@@ -179,7 +155,7 @@ def _feature_sentence(home: Home, plan: PreparePlan, encoder: EncoderConfig, cat
     words = _encoder_words(folder, encoder)
     try:
         path, digests = wanted_features(home, plan.dataset, encoder, catalogue, rows)
-        manifest, pending = pending_items(path, digests)
+        pending = pending_items(path, digests)[1]
     except MissingDataError as error:
         if plan.tiny_encoders:
             return f"would make the encoder and extract {words} of {len(rows):,} items, about 10 s"
@@ -190,52 +166,17 @@ def _feature_sentence(home: Home, plan: PreparePlan, encoder: EncoderConfig, cat
     known = "" if shape else " (width 768 assumed: the model is not on this machine)"
     width, tokens = (shape.width, shape.max_tokens) if shape else (768, 50)
     num_bytes = len(pending) * tokens * width * 2
-    free = _free_bytes(path)
+    free = free_bytes(path)
     lack = "" if num_bytes < free else f", and only {size(free)} are free"
-    rate, why = _rate(home, path, manifest, shape.flops_per_item if shape else 2 * 86e6 * tokens)
+    rate, why = extraction_rate(home, path, shape.flops_per_item if shape else 2 * 86e6 * tokens)
     return (
         f"would extract {words} of {len(pending):,} of {len(digests):,} items: up to {size(num_bytes)}{known}{lack}, "
-        f"{_about(len(pending) / rate)} ({why})"
+        f"{about(len(pending) / rate)} ({why})"
     )
 
 
 def _encoder_words(folder: Path, encoder: EncoderConfig) -> str:
     return f"{modality_of(encoder)} features of {encoder.model}"
-
-
-def _rate(home: Home, path: Path, manifest: dict[str, Any] | None, flops: float) -> tuple[float, str]:
-    """Return items a second, and where that is from."""
-    others = sorted(home.features("*").parent.glob(f"*/{path.name}"))
-    for other in [path, *others]:
-        rate = _kept_rate(other)
-        if rate:
-            return rate, "as fast as before"
-    gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
-    if gpus:
-        return gpus * _GPU_FLOPS / flops, f"assuming {_GPU_FLOPS / 1e12:.0f} TFLOP/s on each of {gpus} GPUs"
-    return _cpu_flops() / flops, "from a matrix product timed now"
-
-
-def _kept_rate(path: Path) -> float | None:
-    try:
-        with RecordFile(path) as store:
-            rate: float | None = checked_manifest(store).get("items_per_second")
-            return rate
-    except OdmtError:
-        return None
-
-
-def _cpu_flops() -> float:
-    """Time a matrix product; return operations a second."""
-    left = np.ones((1024, 768), np.float32)
-    right = np.ones((768, 1024), np.float32)
-    left @ right
-    started = time.perf_counter()
-    rounds = 0
-    while time.perf_counter() - started < 0.2:
-        left @ right
-        rounds += 1
-    return rounds * 2 * 1024 * 768 * 1024 / (time.perf_counter() - started)
 
 
 def _verify(home: Home, plan: PreparePlan) -> list[str]:
@@ -250,20 +191,9 @@ def _verify(home: Home, plan: PreparePlan) -> list[str]:
     num_bytes = sum(path.stat().st_blocks * 512 for path in there)
     if len(there) < 1 + len(plan.encoders):
         return ["would read back all that the stages before it make"]
-    return [
-        f"would read back {size(num_bytes)} unless that was done since the last change, {_about(num_bytes / _READING_BACK)}"
-    ]
-
-
-def _free_bytes(path: Path) -> int:
-    import shutil
-
-    return shutil.disk_usage(next(parent for parent in path.parents if parent.exists())).free
+    seconds = about(num_bytes / _READING_BACK)
+    return [f"would read back {size(num_bytes)}, {seconds}, unless that was done since the last change"]
 
 
 def _workers(plan: PreparePlan) -> int:
     return plan.settings.workers or usable_cpus()
-
-
-def _about(seconds: float) -> str:
-    return f"about {duration(max(1.0, seconds))}"

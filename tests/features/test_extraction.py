@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -5,7 +7,7 @@ from odmt.config import TextEncoderConfig
 from odmt.data.interactions import Catalogue, Interactions, write_dataset
 from odmt.errors import FeatureStoreError, MissingDataError, NonFiniteError
 from odmt.features import extract as extraction
-from odmt.features.extract import Loaded, fill_store
+from odmt.features.extract import fill_store
 from odmt.features.images import digest_of
 from odmt.features.records import RecordFile
 from odmt.features.store import feature_store_path, load_features
@@ -24,18 +26,26 @@ def digests(titles=TITLES):
 class Encoder:
     """Item n has n % 3 + 1 tokens of width 2, all n; it breaks down after so many batches."""
 
-    def __init__(self, batches=None):
+    width, max_tokens, commit, precision, where = 2, 3, None, "fp32", "a test"
+
+    def __init__(self, batches=None, **changes):
         self.seen = []
         self.batches = batches
+        for name, value in changes.items():
+            setattr(self, name, value)
 
-    def load(self):
-        return Loaded(self.encode, width=2, max_tokens=3, commit=None)
+    def count_tokens(self, items):
+        return len(items) * self.max_tokens
 
-    def encode(self, items):
-        if self.batches is not None and len(self.seen) >= self.batches:
-            raise KeyboardInterrupt
-        self.seen.append(list(items))
-        return [np.full((int(item[4:]) % 3 + 1, 2), int(item[4:]), dtype=np.float32) for item in items]
+    def run(self, batches):
+        for items in batches:
+            if self.batches is not None and len(self.seen) >= self.batches:
+                raise KeyboardInterrupt
+            self.seen.append(list(items))
+            yield [self.features(int(item[4:])) for item in items]
+
+    def features(self, number):
+        return np.full((number % 3 + 1, self.width), number, dtype=np.float16)
 
     @property
     def items(self):
@@ -54,8 +64,9 @@ def path(home):
     return feature_store_path(home, "arts", HUB)
 
 
-def fill(path, encoder, wanted=None):
-    return fill_store(path, {"encoder": {}}, wanted or digests(), encoder.load, "test")
+def fill(path, encoder, wanted=None, batch_size=64):
+    wanted = dict(sorted((wanted or digests()).items()))
+    return fill_store(path, {"encoder": {}}, wanted, lambda: encoder, "test", batch_size).extracted
 
 
 def test_features_are_aligned_with_the_catalogue_in_float16(home, path):
@@ -91,7 +102,7 @@ def test_an_extraction_that_is_cut_off_goes_on_where_it_stopped(home, path):
 def test_a_second_run_loads_no_encoder(path):
     fill(path, Encoder())
     before = path.read_bytes()
-    assert fill_store(path, {}, digests(), lambda: pytest.fail("loaded"), "test") == 0
+    assert fill_store(path, {}, digests(), lambda: pytest.fail("loaded"), "test", 64).extracted == 0
     assert path.read_bytes() == before
 
 
@@ -139,15 +150,16 @@ def test_an_unreadable_or_foreign_store_is_refused(home, path):
     path.unlink()
     with RecordFile(path, write=True) as store:
         store.write({}, {"format": "odmt-images-1"})
-    with pytest.raises(FeatureStoreError, match="has format 'odmt-images-1', expected 'odmt-features-1'"):
+    with pytest.raises(FeatureStoreError, match="has format 'odmt-images-1', expected 'odmt-features-2'"):
         load_features(home, "arts", HUB, CATALOGUE)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, 70000.0])
-def test_features_that_float16_does_not_hold_are_refused_before_they_are_stored(path, value):
-    loaded = Loaded(lambda items: [np.full((1, 2), value) for _ in items], 2, 1, None)
-    with pytest.raises(NonFiniteError, match="features of item 'item0' reach"):
-        fill_store(path, {}, digests(), lambda: loaded, "test")
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_features_that_are_not_finite_are_refused_before_they_are_stored(path, value, monkeypatch):
+    broken = Encoder()
+    monkeypatch.setattr(broken, "features", lambda number: np.full((1, 2), value, dtype=np.float16))
+    with pytest.raises(NonFiniteError, match=r"features of item 'item0' are not finite .*prepare\.precision=fp32"):
+        fill(path, broken)
     with RecordFile(path) as store, store.view() as view:
         assert not store.manifest()["complete"]
         assert view.get("item0") is None
@@ -179,21 +191,47 @@ def test_a_store_that_was_opened_and_never_written_counts_as_empty(home, path, c
 @pytest.mark.parametrize("changes", [{"commit": "new"}, {"max_tokens": 4}])
 def test_features_of_two_versions_of_an_encoder_are_never_mixed(home, path, changes):
     fill(path, Encoder(), dict(list(digests().items())[:100]))
-    cut_off = Encoder(batches=1)
+    cut_off = Encoder(batches=1, **changes)
     with pytest.raises(KeyboardInterrupt):
-        fill_store(path, {}, digests(), lambda: cut_off.load()._replace(**changes), "test")
+        fill(path, cut_off)
     with RecordFile(path) as store, store.view() as view:
         assert {item for item in ITEMS if view.get(item)} == set(cut_off.items)
-    again = Encoder()
-    assert fill_store(path, {}, digests(), lambda: again.load()._replace(**changes), "test") == 150 - 64
+    assert fill(path, Encoder(**changes)) == 150 - 64
     load_features(home, "arts", HUB, CATALOGUE)
 
 
 def test_a_new_width_extracts_everything_again(home, path):
     fill(path, Encoder(), dict(list(digests().items())[:100]))
-    wider = Loaded(lambda items: [np.zeros((1, 3)) for _ in items], width=3, max_tokens=3, commit=None)
-    assert fill_store(path, {}, digests(), lambda: wider, "test") == 150
-    assert load_features(home, "arts", HUB, CATALOGUE, np.arange(150)).tokens.shape == (150, 3)
+    assert fill(path, Encoder(width=3)) == 150
+    assert load_features(home, "arts", HUB, CATALOGUE, np.arange(150)).width == 3
+
+
+def test_batches_are_taken_in_the_order_of_keys_and_are_the_same_after_an_interruption(path, tmp_path):
+    whole, first, second = Encoder(), Encoder(batches=3), Encoder()
+    fill(tmp_path / "whole.lmdb", whole, batch_size=20)
+    with pytest.raises(KeyboardInterrupt):
+        fill(path, first, batch_size=20)
+    fill(path, second, batch_size=20)
+    assert first.seen + second.seen == whole.seen
+    assert whole.items == sorted(ITEMS)
+
+
+def test_the_manifest_says_how_fast_and_in_which_arithmetic(path):
+    fill(path, Encoder(), dict(list(digests().items())[:100]))
+    fill(path, Encoder(precision="fp16"))
+    with RecordFile(path) as store:
+        manifest = store.manifest()
+    assert manifest["precisions"] == ["fp16", "fp32"]
+    assert manifest["items_per_second"] > 0
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_computed(path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=2**28 + 1000))
+    encoder = Encoder()
+    with pytest.raises(FeatureStoreError, match=r"\.lmdb: needs 0\.6 MB more and .* has 268\.4 MB free; free some"):
+        fill(path, encoder)
+    assert encoder.seen == []
+    assert not path.exists()
 
 
 def test_the_store_of_an_encoder_depends_on_everything_that_changes_its_features(home):

@@ -1,5 +1,10 @@
+"""The image store: what is kept, what is found bad, what becomes of it, and that nothing is done twice."""
+
 import hashlib
 import io
+import struct
+import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,18 +12,33 @@ from PIL import Image
 
 from odmt.config import ImageEncoderConfig, TextEncoderConfig
 from odmt.data.interactions import Catalogue
-from odmt.data.sources.amazon import picture_files
+from odmt.data.sources.common import Pictures
 from odmt.errors import DataError, FeatureStoreError, MissingDataError
-from odmt.features.images import build_image_store, digest_of, image_digests, read_images
-from odmt.features.pictures import decode
+from odmt.features import image_import
+from odmt.features.image_import import fill_image_store
+from odmt.features.images import (
+    BLANK_DIGEST,
+    blank_picture,
+    digest_of,
+    encoded_pictures,
+    image_digests,
+    open_images,
+    read_entries,
+)
+from odmt.features.picture_places import locate
+from odmt.features.pictures import decode, pixels
 from odmt.features.records import RecordFile
 from odmt.features.store import items_digest
 from odmt.home import Home
 
 
-def png(colour, size=(4, 3)):
+def png(colour, size=(4, 3), mode="RGB"):
+    return encoded(Image.new(mode, size, colour), "PNG")
+
+
+def encoded(image, kind, **options):
     buffer = io.BytesIO()
-    Image.new("RGB", size, colour).save(buffer, "PNG")
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -38,74 +58,210 @@ def data(tmp_path):
     return folder
 
 
-def build(data, pictures, items=("a", "b")):
-    return build_image_store(data, picture_files(pictures), items)
+def fill(data, pictures, items=("a", "b"), policy="fail", **options):
+    located = locate(Pictures(folder=str(pictures)), items, {})
+    return fill_image_store(data, list(items), located, policy, **options)
+
+
+def stored(data, items):
+    digests = image_digests(data)
+    with open_images(data) as store, store.view() as view:
+        return encoded_pictures(view, store.path, items, digests)
 
 
 def test_the_encoded_bytes_are_kept_verbatim_of_needed_items_only(data, pictures):
-    assert build(data, pictures) == (2, len(png("red")) + len(png("blue")), True)
+    assert fill(data, pictures) == (2, {}, 2, True)
     assert image_digests(data) == {"a": digest_of(png("red")), "b": digest_of(png("blue"))}
-    with RecordFile(data / "images.lmdb") as store, store.view() as view:
-        assert bytes(view.get("a")) == png("red")
-    with RecordFile(data / "images.lmdb") as store:
-        (image,) = read_images(store, ["b"])
-        assert np.asarray(image).tolist() == [[[0, 0, 255]] * 4] * 3
-        with pytest.raises(FeatureStoreError, match="holds no picture of item 'unused'"):
-            read_images(store, ["unused"])
+    assert stored(data, ["b", "a"]) == [png("blue"), png("red")]
+    with pytest.raises(FeatureStoreError, match="holds no picture of item 'unused'"):
+        stored(data, ["unused"])
 
 
-def test_nothing_is_written_when_nothing_changed_and_a_changed_picture_is(data, pictures):
-    build(data, pictures)
+def test_nothing_is_read_or_written_when_nothing_changed(data, pictures, monkeypatch):
+    fill(data, pictures)
     before = (data / "images.lmdb").stat().st_mtime_ns
-    assert not build(data, pictures).built
+    monkeypatch.setattr(image_import, "_read_picture", lambda place: pytest.fail(f"read {place}"))
+    assert fill(data, pictures) == (2, {}, 0, False)
     assert (data / "images.lmdb").stat().st_mtime_ns == before
+
+
+def test_only_a_changed_picture_is_read_again(data, pictures):
+    fill(data, pictures)
     (pictures / "a.png").write_bytes(png("black"))
-    assert build(data, pictures).built
-    assert image_digests(data)["a"] == digest_of(png("black"))
+    assert fill(data, pictures) == (2, {}, 1, True)
+    assert image_digests(data) == {"a": digest_of(png("black")), "b": digest_of(png("blue"))}
 
 
-def test_every_bad_picture_is_listed_and_no_store_appears(data, pictures):
-    (pictures / "a.png").write_bytes(png("red", (99, 99))[:150])
+def test_a_run_that_was_stopped_goes_on_after_its_last_batch(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(image_import, "BATCH_ITEMS", 4)
+    folder = tmp_path / "many"
+    folder.mkdir()
+    items = [f"i{number:02d}" for number in range(20)]
+    for number, item in enumerate(items):
+        (folder / f"{item}.png").write_bytes(png((number, 0, 0)))
+    read, seen = image_import._read_picture, []
+
+    def breaking(place):
+        if len(seen) == 10:
+            raise KeyboardInterrupt
+        seen.append(place.path)
+        return read(place)
+
+    monkeypatch.setattr(image_import, "_read_picture", breaking)
+    with pytest.raises(KeyboardInterrupt):
+        fill(data, folder, items)
+    with pytest.raises(FeatureStoreError, match=r"images\.lmdb: is not finished; run: .*--dataset arts"):
+        image_digests(data)
+    monkeypatch.setattr(image_import, "_read_picture", read)
+    assert fill(data, folder, items).read == 20 - 8
+    assert stored(data, items) == [(folder / f"{item}.png").read_bytes() for item in items]
+
+
+def test_other_processes_give_the_same_store(data, tmp_path, pictures):
+    (pictures / "c.png").write_bytes(b"broken")
+    other = tmp_path / "office"
+    other.mkdir()
+    results = [fill(folder, pictures, "abc", "drop", workers=count) for folder, count in ((data, 0), (other, 2))]
+    assert results[0] == results[1]
+    assert stored(other, ["a", "b"]) == stored(data, ["a", "b"])
+
+
+def test_every_bad_picture_is_listed_and_whole_ones_are_kept(data, pictures):
+    (pictures / "c.png").write_bytes(png("red", (99, 99))[:150])
     (pictures / "b.jpg").write_bytes(png("red"))
-    (pictures / "d.png").write_bytes(b"<html>not found</html>")
-    with pytest.raises(DataError, match=r"a\.png: cannot be decoded.*4 of 4 items .*bad_images\.tsv") as caught:
-        build(data, pictures, ("a", "b", "c", "d"))
-    assert caught.value.exit_code == 3
+    (pictures / "e.png").write_bytes(b"<html>not found</html>")
+    with pytest.raises(DataError, match=r"b.*has 2 pictures: b\.jpg, b\.png; 4 of 5 items .*bad_images\.tsv") as caught:
+        fill(data, pictures, "abcde")
+    assert "prepare.missing_images=drop" in str(caught.value)
     rows = [line.split("\t") for line in (data / "bad_images.tsv").read_text().splitlines()]
-    assert [row[0] for row in rows] == ["a", "b", "c", "d"]
-    assert [row[2] for row in rows][1:3] == ["has 2 pictures", "has no picture"]
-    assert rows[3][2].startswith("is no JPEG, PNG")
-    assert [path.name for path in data.iterdir()] == ["bad_images.tsv"]
+    assert [row[0] for row in rows] == ["b", "c", "d", "e"]
+    assert [row[2].split("(")[0].strip() for row in rows] == [
+        "has 2 pictures: b.jpg, b.png", "cannot be decoded", "has no picture", "is no JPEG, PNG, WEBP, GIF, BMP picture"
+    ]  # fmt: skip
+    with open_images(data) as store:
+        assert read_entries(store)["a"].digest == digest_of(png("red"))
+    with pytest.raises(FeatureStoreError, match="is not finished"):
+        image_digests(data)
 
 
 def test_the_list_of_bad_pictures_goes_when_they_are_repaired(data, pictures):
-    with pytest.raises(DataError, match="item 'c' has no picture; listed in"):
-        build(data, pictures, ("a", "c"))
+    with pytest.raises(DataError, match=r"item 'c' has no picture; 1 of 2 items are like that, listed in"):
+        fill(data, pictures, "ac")
     (pictures / "c.png").write_bytes(png("white"))
-    build(data, pictures, ("a", "c"))
-    assert [path.name for path in data.iterdir()] == ["images.lmdb"]
+    assert fill(data, pictures, "ac").read == 1
+    assert [path.name for path in data.iterdir() if "lock" not in path.name] == ["images.lmdb"]
 
 
-def test_a_decompression_bomb_is_refused(monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(DataError, match="too many pixels"):
-        decode(png("red", (11, 11)))
+def test_items_without_a_picture_may_go_or_have_a_grey_one(data, pictures):
+    dropped = fill(data, pictures, "abc", "drop")
+    assert dropped == (2, {"c": "has no picture"}, 2, True)
+    assert set(image_digests(data)) == {"a", "b"}
+    blank = fill(data, pictures, "abc", "blank")
+    assert blank == (2, {"c": "has no picture"}, 0, True)
+    assert image_digests(data)["c"] == BLANK_DIGEST
+    assert stored(data, ["c"]) == [blank_picture()]
+    assert np.unique(np.asarray(decode(blank_picture()))).tolist() == [128]
+    with pytest.raises(DataError, match="item 'c' has no picture"):
+        fill(data, pictures, "abc", "fail")
+
+
+def test_a_picture_that_arrives_later_replaces_the_grey_one(data, pictures):
+    fill(data, pictures, "abc", "blank")
+    (pictures / "c.png").write_bytes(png("white"))
+    assert fill(data, pictures, "abc", "blank") == (3, {}, 1, True)
+    assert stored(data, ["c"]) == [png("white")]
+
+
+def test_a_picture_that_breaks_later_is_no_longer_there(data, pictures):
+    fill(data, pictures)
+    (pictures / "a.png").write_bytes(b"broken")
+    assert fill(data, pictures, policy="drop").bad == {"a": "is no JPEG, PNG, WEBP, GIF, BMP picture"}
+    with RecordFile(data / "images.lmdb") as store, store.view() as view:
+        assert view.get("a") is None
+
+
+def test_items_that_are_no_longer_needed_are_forgotten(data, pictures):
+    fill(data, pictures)
+    assert fill(data, pictures, "b").changed
+    with RecordFile(data / "images.lmdb") as store, store.view() as view:
+        assert view.get("a") is None
+    assert set(image_digests(data)) == {"b"}
+
+
+@pytest.mark.parametrize("policy", ["fail", "drop", "blank"])
+def test_not_one_whole_picture_stops_whatever_the_policy(policy, data, pictures):
+    with pytest.raises(DataError, match=r"2 of 2 items are like that, .*: no item has a whole picture"):
+        fill(data, pictures, "cd", policy)
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_read(data, pictures, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(image_import, "_read_picture", lambda place: pytest.fail("read"))
+    with pytest.raises(FeatureStoreError, match=r"images\.lmdb: needs 0\.0 MB more and .* has 0\.0 MB free; free some"):
+        fill(data, pictures)
+
+
+def png_of_size(width, height):
+    """A PNG that only claims to be so large."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b"")]
+    parts = [
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (png_of_size(10_000, 10_000), "has too many pixels, more than 89,478,485"),
+        (png_of_size(50_000, 50_000), "has too many pixels"),
+        (encoded(Image.new("RGB", (64, 64), "red"), "JPEG")[:400], "cannot be decoded"),
+        (b"", "is no JPEG"),
+        (b"\x93NUMPY nonsense", "cannot be read as float pixels"),
+    ],
+)
+def test_pictures_that_are_none_are_refused_with_the_reason(content, sentence):
+    with pytest.raises(DataError, match=sentence):
+        decode(content)
+
+
+def test_odd_pictures_are_decoded():
+    assert decode(png("red", (1, 1))).size == (1, 1)
+    cmyk = decode(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"))
+    assert cmyk.mode == "RGB"
+    red, green, blue = np.asarray(cmyk)[4, 4].tolist()
+    assert red > 200 > 60 > max(green, blue)
+    frames = [Image.new("P", (8, 8), 0), Image.new("P", (8, 8), 1)]
+    for frame in frames:
+        frame.putpalette([0, 255, 0, 0, 0, 255])
+    moving = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert np.asarray(decode(moving))[0, 0].tolist() == [0, 255, 0]  # the first frame
+    assert np.asarray(decode(png("white", mode="L"))).shape == (3, 4, 3)
+    deep = Image.fromarray(np.full((4, 4), 0x8040, dtype=np.uint16))
+    assert np.asarray(decode(encoded(deep, "PNG")))[0, 0].tolist() == [0x80] * 3
+
+
+def test_pictures_are_squeezed_to_the_square_as_pillow_does():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 90, 3), dtype=np.uint8))
+    expected = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(pixels(encoded(image, "PNG"), 32), expected)
 
 
 def test_an_unreadable_store_is_named_with_what_to_do(data, pictures):
     with pytest.raises(MissingDataError, match=r"images\.lmdb: does not exist; run: .*--dataset arts"):
         image_digests(data)
-    (data / "images.lmdb").touch()
-    with pytest.raises(FeatureStoreError, match=r"images\.lmdb: is empty; delete it and run: .*arts"):
-        build(data, pictures)
     (data / "images.lmdb").write_bytes(b"junk" * 4096)
+    with pytest.raises(FeatureStoreError, match=r"images\.lmdb: is not a readable LMDB"):
+        fill(data, pictures)
     with pytest.raises(FeatureStoreError, match=r"images\.lmdb: is not a readable LMDB.*delete it and run: .*arts"):
-        build(data, pictures)
+        image_digests(data)
     (data / "images.lmdb").unlink()
     with RecordFile(data / "images.lmdb", write=True) as store:
-        store.write({}, {"format": "other"})
-    with pytest.raises(FeatureStoreError, match="has format 'other'"):
-        image_digests(data)
+        store.write({}, {"format": "odmt-images-1"})
+    for use in (lambda: image_digests(data), lambda: fill(data, pictures)):
+        with pytest.raises(FeatureStoreError, match="has format 'odmt-images-1', expected 'odmt-images-2'; delete it"):
+            use()
 
 
 def test_a_changed_picture_changes_the_digest_of_the_items_that_need_it_only(tmp_path, pictures):
@@ -114,19 +270,19 @@ def test_a_changed_picture_changes_the_digest_of_the_items_that_need_it_only(tmp
     with pytest.raises(MissingDataError, match=r"images\.lmdb: does not exist; run: .*--dataset arts --source DIR"):
         items_digest(home, "arts", image, catalogue, rows)
     home.dataset("arts").mkdir(parents=True)
-    build(home.dataset("arts"), pictures, ("a", "b", "unused"))
+    fill(home.dataset("arts"), pictures, ("a", "b", "unused"))
     pictured, titled = (items_digest(home, "arts", encoder, catalogue, rows) for encoder in (image, text))
     assert pictured == hashlib.sha256(digest_of(png("red")) + digest_of(png("blue"))).hexdigest()[:16]
     assert titled == hashlib.sha256(digest_of(b"A") + digest_of(b"B")).hexdigest()[:16]
 
     (pictures / "unused.png").write_bytes(png("white"))
-    build(home.dataset("arts"), pictures, ("a", "b", "unused"))
+    fill(home.dataset("arts"), pictures, ("a", "b", "unused"))
     other_title = catalogue._replace(titles=["A", "Other", "B"])
     assert items_digest(home, "arts", image, other_title, rows) == pictured
     assert items_digest(home, "arts", text, other_title, rows) == titled
 
     (pictures / "b.png").write_bytes(png("black"))
-    build(home.dataset("arts"), pictures, ("a", "b", "unused"))
+    fill(home.dataset("arts"), pictures, ("a", "b", "unused"))
     assert items_digest(home, "arts", image, catalogue, rows) != pictured
     assert items_digest(home, "arts", text, catalogue._replace(titles=["A", "U", "New"]), rows) != titled
     with pytest.raises(FeatureStoreError, match=r"images\.lmdb: holds no picture of item 'c'; run: "):
