@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL.Image import Resampling
 
 from odmt.commands import progress
 from odmt.config import ImageEncoderConfig, TextEncoderConfig
 from odmt.data.interactions import Catalogue, prepare_command
 from odmt.errors import FeatureStoreError, NonFiniteError
-from odmt.features.images import DIGEST_BYTES, IMAGES_FILE, read_images
+from odmt.features.images import DIGEST_BYTES, IMAGES_FILE, image_digests, read_images
 from odmt.features.records import RecordFile
 from odmt.features.store import (
     CRC_BYTES,
@@ -33,7 +34,7 @@ class Loaded(NamedTuple):
     """A loaded encoder, as far as extraction needs to know it.
 
     Attributes:
-        encode: item ids -> float32 ``(T_i, D)`` features of each.
+        encode: item ids -> float16 ``(T_i, D)`` features of each.
         width: D.
         max_tokens: largest possible T_i.
         commit: hub commit of the weights, None for a folder.
@@ -102,16 +103,23 @@ def extract(
 
 def _load(encoder: EncoderConfig, folder: Path, titles: Mapping[str, str]) -> Loaded:
     """Load an encoder and tell it where the items' titles or pictures are."""
+    import torch
+
     from odmt.features.encoders import ImageEncoder, TextEncoder
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     if isinstance(encoder, TextEncoderConfig):
-        text = TextEncoder(encoder, folder)
+        text = TextEncoder(encoder, folder, device)
         return Loaded(lambda ids: text.encode([titles[item] for item in ids]), text.width, text.max_tokens, text.commit)
-    image = ImageEncoder(encoder, folder)
+    image = ImageEncoder(encoder, folder, device)
+    digests = image_digests(folder)
+    size = (image.image_size, image.image_size)
 
     def encode(ids: Sequence[str]) -> list[np.ndarray]:
         with RecordFile(folder / IMAGES_FILE) as store:
-            return image.encode(read_images(store, ids))
+            pictures = read_images(store, ids)
+        pixels = [np.asarray(picture.resize(size, Resampling.BILINEAR)) for picture in pictures]
+        return image.encode(pixels, [digests[item] for item in ids])
 
     return Loaded(encode, image.width, image.max_tokens, image.commit)
 
