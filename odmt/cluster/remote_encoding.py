@@ -21,6 +21,7 @@ from odmt.config import ImageEncoderConfig, PrepareConfig, TextEncoderConfig, fr
 from odmt.errors import DataError, FeatureStoreError, OdmtError
 from odmt.features.encoding import Inputs, chosen_precision
 from odmt.features.images import IMAGES_FILE, encoded_pictures
+from odmt.features.loading import Precision
 from odmt.features.pictures import pixels
 from odmt.features.records import RecordFile
 from odmt.features.store import EncoderConfig, model_files, model_folder
@@ -36,7 +37,7 @@ class _Orders(NamedTuple):
 
     is_text: bool
     config: str
-    precision: str
+    precision: Precision
     device: str
 
 

@@ -66,13 +66,15 @@ class ImageEncoderConfig(Section):
     """The frozen image encoder."""
 
     model: str = "openai/clip-vit-base-patch32"
-    """A hub name, an absolute folder, or ``./name`` for a folder inside the data set's own folder."""
+    """A hub name, an absolute folder, or ``./name`` for a folder inside the data set's own folder. Where a family has
+    no summary token (Swin), the mean of the tokens is put first; of a CLIP the vision tower is taken."""
 
     revision: str | None = None
     """Commit, tag or branch on the hub; None = its default branch."""
 
     layer: int = 12
-    """Which hidden state: 0 = embeddings, n = after block n, -1 = the last one (before the final LayerNorm)."""
+    """Which hidden state: 0 = embeddings, n = after block n (of a Swin: stage n), -1 = the last one (before the final
+    LayerNorm)."""
 
     image_size: int = 224
     """Pixels a side; images are resized without cropping."""

@@ -150,8 +150,8 @@ def _picture_lines(home: Home, plan: PreparePlan, catalogue: Catalogue, interact
     if broken:
         item, problem = broken[0]
         raise FeatureStoreError(
-            f"{folder / IMAGES_FILE}: picture of item {item!r} {problem}; {len(broken)} of {len(items)} pictures are like "
-            f"that; delete the file and run: {prepare_command(plan.dataset)}"
+            f"{folder / IMAGES_FILE}: picture of item {item!r} {problem}; {len(broken)} of {len(items)} pictures are "
+            f"like that; delete the file and run: {prepare_command(plan.dataset)}"
         )
     kinds = {kind: sum(look.kind == kind for look in seen) for kind in sorted({look.kind for look in seen})}
     sides = np.array([(look.width, look.height) for look in seen])

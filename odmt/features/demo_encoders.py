@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from odmt.config import ImageEncoderConfig, TextEncoderConfig
-from odmt.features.encoders import quiet_transformers
+from odmt.features.loading import quiet_transformers
 
 WIDTH = 64
 _LAYERS = 2

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from odmt.features.workers import worker_count
 
 if TYPE_CHECKING:
     from odmt.features.image_encoder import ImageEncoder
+    from odmt.features.loading import Precision
     from odmt.features.text_encoder import TextEncoder
 
 _LANES_AHEAD = 2
@@ -55,7 +56,7 @@ class Encoding(Protocol):
     width: int
     max_tokens: int
     commit: str | None
-    precision: str
+    precision: "Precision"
     where: str
 
     def count_tokens(self, items: Sequence[str]) -> int:
@@ -75,7 +76,7 @@ def visible_devices() -> list[str]:
     return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
 
 
-def chosen_precision(asked: str, device: str) -> str:
+def chosen_precision(asked: "Literal['auto'] | Precision", device: str) -> "Precision":
     """Return the arithmetic that ``auto`` means on a device."""
     if asked != "auto":
         return asked
