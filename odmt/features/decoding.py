@@ -88,9 +88,9 @@ class _Pictures:
         if number >= len(self._batches):
             raise IndexError(number)
         items = self._batches[number]
-        if self._store is None:  # opened where it is read: in a worker
-            self._store = RecordFile(self._path)
         try:
+            if self._store is None:  # opened where it is read: in a worker
+                self._store = RecordFile(self._path)
             with self._store.view() as view:
                 contents = encoded_pictures(view, self._path, items, self._digests)
         except FeatureStoreError as error:
