@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from PIL import Image
 
 from odmt.config import PrepareConfig
+from odmt.features.downloads import downloaded_files
 from odmt.features.fetching import Fetcher
 
 
@@ -127,3 +128,8 @@ def fetch(*urls, stop=None, base_wait_seconds=0.01, **settings):
     stop = stop or threading.Event()
     with Fetcher(settings, "tests", base_wait_seconds, stop, threading.Lock()) as fetcher:
         return fetcher.fetch(urls)
+
+
+def contents(folder):
+    """Return the bytes of the downloaded pictures by item id."""
+    return {item: [path.read_bytes() for path in paths] for item, paths in downloaded_files(folder).items()}
