@@ -55,8 +55,7 @@ def as_picture(content: bytes, media_type: str, decoding: threading.Lock) -> Pic
     Args:
         content: the bytes.
         media_type: the Content-Type sent with them; only to tell what came instead of a picture.
-        decoding: held while the picture is decoded. ``decode`` changes the process's warning filters for a while, and
-            a picture may take hundreds of megabytes.
+        decoding: held while the picture is decoded, which may take a quarter of a gigabyte.
 
     Raises:
         DataError: they are not; says what they are.

@@ -146,5 +146,5 @@ def test_what_is_no_whole_picture_is_refused_and_told(shop, content, kind, reaso
 
 
 def test_a_decompression_bomb_is_refused(shop, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 11)
+    monkeypatch.setattr("odmt.features.pictures.MOST_PIXELS", 11)
     assert fetch(shop.serve("a", answer(RED))) == Failure("has too many pixels, more than 11")
