@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from odmt.features.loading import Precision
     from odmt.features.text_encoder import TextEncoder
 
-_LANES_AHEAD = 2
-"""Batches under way at each device: one computed, one waiting."""
+_AHEAD = 2
+"""Batches under way at each GPU: one computed, one waiting. A CPU has one: a kill then costs no second batch."""
 
 
 class Inputs(NamedTuple):
@@ -108,7 +108,8 @@ class LocalEncoding:
         self._encoders = [load_encoder(config, inputs.dataset_folder, name, self.precision) for name in names]
         first = self._encoders[0]
         self.width, self.max_tokens, self.commit = first.width, first.max_tokens, first.commit
-        self.where = f"{len(names)} GPUs" if names[0].startswith("cuda") else "the CPU"
+        self._on_gpu = names[0].startswith("cuda")
+        self.where = f"{len(names)} GPUs" if self._on_gpu else "the CPU"
         self._is_text = isinstance(config, TextEncoderConfig)
         self._inputs, self._settings = inputs, settings
 
@@ -125,10 +126,11 @@ class LocalEncoding:
         with ExitStack() as stack:
             lanes = [stack.enter_context(ThreadPoolExecutor(1)) for _ in self._encoders]
             under_way: deque[Future[list[np.ndarray]]] = deque()
+            most = len(lanes) * (_AHEAD if self._on_gpu else 1)
             for number, call in enumerate(calls):
                 lane = number % len(lanes)
                 under_way.append(lanes[lane].submit(call, self._encoders[lane]))
-                if len(under_way) >= _LANES_AHEAD * len(lanes):
+                if len(under_way) >= most:
                     yield under_way.popleft().result()
             while under_way:
                 yield under_way.popleft().result()
