@@ -17,6 +17,7 @@ from odmt.features.shards import plan_shards
 from odmt.tuning.driver import run_study
 from odmt.tuning.preflight import Source
 from odmt.tuning.space import load_space
+from odmt.tuning.study import read_study
 
 pytestmark = pytest.mark.slow
 
@@ -70,6 +71,7 @@ def test_shards_arrive_as_read_only_views_with_the_checksums_of_their_rows(space
     check_all(shared)
 
 
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
 @pytest.mark.parametrize("row", [2, 11, ROWS - 1])
 def test_a_write_into_any_shard_is_found_and_named_by_its_catalogue_row(space, shared, row):
     arrays, checked = arrays_for(shared, space.incumbent_config())
@@ -95,7 +97,7 @@ def test_a_study_on_shards_from_stores_computes_what_one_array_does(space, home,
         torch.set_num_threads(threads)
 
 
-def test_a_task_that_refuses_a_record_ends_the_study_with_its_sentence(space, home, stores, on_ray):
+def test_a_task_that_refuses_a_record_ends_the_study_before_any_trial_with_its_sentence(space, home, stores, on_ray):
     with RecordFile(stores[1], write=True) as store:
         with store.view() as view:
             record = bytearray(view.get("item7"))
@@ -103,3 +105,4 @@ def test_a_task_that_refuses_a_record_ends_the_study_with_its_sentence(space, ho
         store.write({"item7": bytes(record)})
     with pytest.raises(FeatureStoreError, match=r"features of item 'item7' are damaged; .* run: python launch/prepare"):
         run_study(space, home, "damaged", options(training_run, source=Source(fake_inputs, LOADERS)))
+    assert read_study(home, "damaged").trials == []
