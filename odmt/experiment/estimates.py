@@ -10,7 +10,7 @@ import numpy as np
 from odmt.commands import duration
 from odmt.data.lines import blocks
 from odmt.errors import DataError, OdmtError
-from odmt.features.picture_places import Place, content_of
+from odmt.features.picture_places import Place, close_places, content_of
 from odmt.features.pictures import decode
 from odmt.features.records import RecordFile
 from odmt.features.store import checked_manifest
@@ -38,6 +38,7 @@ def decode_seconds(places: Sequence[Place]) -> float:
             decode(content_of(place))
         except DataError:
             continue
+    close_places()
     return (time.perf_counter() - started) / max(1, len(sample))
 
 

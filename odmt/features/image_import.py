@@ -5,7 +5,7 @@ read again. Items without a whole picture are recorded with the reason and liste
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from odmt.features.images import (
     read_entries,
     write_pictures,
 )
-from odmt.features.picture_places import Located, Place, content_of
+from odmt.features.picture_places import Located, Place, close_places, content_of
 from odmt.features.pictures import decode
 from odmt.features.records import RecordFile, check_space
 from odmt.features.workers import ordered_map, worker_count
@@ -118,7 +118,10 @@ def _store_pictures(store: RecordFile, due: Mapping[str, Place], workers: int | 
     batch: dict[str, Entry] = {}
     contents: dict[str, bytes] = {}
     results = ordered_map(_read_picture, (due[item] for item in order), worker_count(workers, len(order)))
-    with meter("images", len(order)) as tell, closing(results):
+    with ExitStack() as stack:
+        stack.callback(close_places)
+        stack.enter_context(closing(results))
+        tell = stack.enter_context(meter("images", len(order)))
         for count, (item, read) in enumerate(zip(order, results, strict=True), start=1):
             if not read.reason:
                 contents[item] = read.content

@@ -14,10 +14,9 @@ import numpy as np
 
 from odmt.data.pickles import PickledImage, read_pickle
 from odmt.errors import DataError
-from odmt.features.pictures import encode_floats, encode_png
+from odmt.features.pictures import MOST_PIXELS, encode_floats, encode_png
 
 _SIDE = 224
-_MOST_PIXELS = 89_478_485  # PIL's own bound on honest pictures
 _FLOAT_BYTES = 4
 
 
@@ -92,7 +91,7 @@ def _pixels(held: dict[str, Any]) -> np.ndarray:
         raise DataError("holds no pixels in the LMDB")
     shape = _shape(held, len(raw))
     count = int(np.prod(shape))
-    if not 0 < count <= 3 * _MOST_PIXELS or len(raw) not in (count, count * _FLOAT_BYTES):
+    if not 0 < count <= 3 * MOST_PIXELS or len(raw) not in (count, count * _FLOAT_BYTES):
         raise DataError(f"holds {len(raw)} bytes of pixels in the LMDB, which do not fit its size {shape}")
     if len(raw) == count:
         if shape[2] not in (1, 3, 4):

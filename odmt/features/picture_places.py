@@ -101,13 +101,13 @@ def picture_files(folder: Path, *, nested: bool = False) -> dict[str, list[Path]
 
 
 def content_of(place: Place) -> bytes:
-    """Return a picture's encoded bytes.
+    """Return a picture's encoded bytes; call ``close_places`` after the last one.
 
     Raises:
         DataError: it cannot be read; without the file's name.
     """
     if place.kind == "record":
-        return _open_legacy(place.path, place.stamp).picture(place.key)
+        return _open_legacy(place.path).picture(place.key)
     try:
         return Path(place.path).read_bytes()
     except OSError as error:
@@ -136,10 +136,13 @@ class _Records:
         return Place("record", str(self._lmdb.path), key, self._stamp) if self._lmdb.holds(key) else None
 
 
+def close_places() -> None:
+    """Close what ``content_of`` keeps open in this process; LMDB wants a file opened once at a time."""
+    _open_legacy.cache_clear()
+
+
 @lru_cache(maxsize=1)
-def _open_legacy(path: str, stamp: str) -> LegacyImages:
-    """Open the authors' LMDB once a process, as long as it is the same file."""
-    del stamp
+def _open_legacy(path: str) -> LegacyImages:
     return LegacyImages(Path(path))
 
 

@@ -13,6 +13,8 @@ from PIL import Image, UnidentifiedImageError
 from odmt.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # pictures scraped from shops often lie about their suffix
+MOST_PIXELS = 89_478_485
+"""Pictures with more are refused: Pillow's own bound, a quarter of a gigabyte of RGB."""
 _FLOATS_MAGIC = b"\x93NUMPY"
 _CHANNELS = 3
 
@@ -27,21 +29,23 @@ def decode(content: bytes | memoryview) -> Image.Image:
         return Image.fromarray(
             np.clip(np.rint((_floats(content) + 1) * 127.5), 0, 255).astype(np.uint8).transpose(1, 2, 0)
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-        try:
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                image.load()
-                if image.mode.startswith("I"):
-                    return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert("RGB")
-                return image.convert("RGB")
-        except UnidentifiedImageError as error:
-            raise DataError(f"is no {', '.join(FORMATS)} picture") from error
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise DataError(f"has too many pixels, more than {Image.MAX_IMAGE_PIXELS:,}") from error
-        except Exception as error:  # PIL's readers raise a dozen kinds on damaged bytes
-            raise DataError(f"cannot be decoded ({error})") from error
+    # For the whole process: catch_warnings is not for several threads, and encoders run in others.
+    warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:  # another thread may just have changed the filters
+                raise Image.DecompressionBombError
+            image.load()
+            if image.mode.startswith("I"):
+                return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert("RGB")
+            return image.convert("RGB")
+    except UnidentifiedImageError as error:
+        raise DataError(f"is no {', '.join(FORMATS)} picture") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"has too many pixels, more than {MOST_PIXELS:,}") from error
+    except Exception as error:  # PIL's readers raise a dozen kinds on damaged bytes
+        raise DataError(f"cannot be decoded ({error})") from error
 
 
 def pixels(content: bytes | memoryview, size: int) -> np.ndarray:
