@@ -6,17 +6,20 @@ import os
 import signal
 import sys
 import time
+import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from small_arrays import small_arrays
+from small_arrays import in_shards, small_arrays
 
 from odmt.cluster.shared_features import Loaders
 from odmt.config import TextEncoderConfig
 from odmt.errors import NonFiniteError
 from odmt.experiment.run import EpochResult
-from odmt.features.ragged import RaggedFeatures
+from odmt.features.ragged import FeatureShard
+from odmt.features.shards import LoadedShard
 from odmt.home import Home
 from odmt.training.features import ItemFeatures
 from odmt.tuning.driver import Options, run_study
@@ -51,16 +54,38 @@ def fake_split(home, data):
     return small_arrays(max_seq_len=data.max_seq_len).split
 
 
-def fake_features(home, data, encoder):
-    arrays = small_arrays(max_seq_len=data.max_seq_len)
-    return arrays.text if isinstance(encoder, TextEncoderConfig) else arrays.image
+class FakePlan(NamedTuple):
+    """Which rows of which small features a shard holds."""
+
+    num_rows: int
+    rows: list[int]
+    max_seq_len: int
+    is_text: bool
+
+
+def fake_plan(home, data, encoder):
+    """Three shards, in another order than the catalogue's."""
+    num_rows = small_arrays(max_seq_len=data.max_seq_len).text.num_rows
+    runs = [list(range(start, num_rows, 3)) for start in (1, 2, 0)]
+    return [FakePlan(num_rows, rows, data.max_seq_len, isinstance(encoder, TextEncoderConfig)) for rows in runs]
+
+
+def fake_shard(plan):
+    arrays = small_arrays(max_seq_len=plan.max_seq_len)
+    (shard,) = in_shards(arrays.text if plan.is_text else arrays.image, [plan.rows]).shards
+    return checked(shard)
+
+
+def checked(shard):
+    parts = np.split(shard.tokens, shard.offsets[1:-1])
+    return LoadedShard(shard, np.array([zlib.crc32(part.tobytes()) for part in parts], dtype=np.uint32))
 
 
 def fake_inputs(home, space):
     return Inputs("fake-data", 1_000_000, [])
 
 
-SOURCE = Source(fake_inputs, Loaders(fake_split, fake_features))
+SOURCE = Source(fake_inputs, Loaders(fake_split, fake_plan, fake_shard))
 
 
 def options(runner, source=SOURCE, **others):
@@ -101,7 +126,7 @@ def writing_runner(config, arrays, *, checkpoints):
     """Trial 1 scales the shared text features in place, which NumPy forbids and torch does not notice."""
     for result in fake_epochs(config, checkpoints, seconds=0.05):
         if result.epoch == 2 and checkpoints.folder.name == "t0001":
-            torch.from_numpy(arrays.text.tokens).mul_(2)
+            torch.from_numpy(arrays.text.shards[1].tokens).mul_(2)
         yield result
 
 
@@ -117,7 +142,7 @@ def gathering_runner(config, arrays, *, checkpoints):
         features.groups(rng.integers(1, arrays.text.num_rows + 1, 64))
         result.metrics["uss_grown"] = psutil.Process().memory_full_info().uss - uss_before
         result.metrics["anonymous_grown"] = anonymous_bytes() - anonymous_before
-        result.metrics["writeable"] = float(arrays.text.tokens.flags.writeable)
+        result.metrics["writeable"] = float(any(shard.tokens.flags.writeable for shard in arrays.text.shards))
         yield result
 
 
@@ -130,12 +155,16 @@ def anonymous_bytes():
 LARGE_BYTES = 320 * 2**20
 
 
-def large_features(home, data, encoder):
-    """320 MiB each, text and image: many rows of ten tokens."""
-    width, tokens_a_row = 768, 10
-    rows = LARGE_BYTES // (2 * width * tokens_a_row)
-    tokens = np.ones((rows * tokens_a_row, width), dtype=np.float16)
-    return RaggedFeatures(tokens, np.arange(rows + 1, dtype=np.int64) * tokens_a_row)
+def large_plan(home, data, encoder):
+    """320 MiB each, text and image: many rows of ten tokens, in four shards."""
+    rows = LARGE_BYTES // (2 * 768 * 10)
+    return [FakePlan(rows, list(range(start, rows, 4)), 0, False) for start in range(4)]
+
+
+def large_shard(plan):
+    rows, tokens_a_row = np.array(plan.rows, dtype=np.int32), 10
+    tokens = np.ones((len(rows) * tokens_a_row, 768), dtype=np.float16)
+    return checked(FeatureShard(tokens, np.arange(len(rows) + 1, dtype=np.int64) * tokens_a_row, rows))
 
 
 def fake_epochs(config, checkpoints, seconds):

@@ -106,11 +106,13 @@ def features_of(arrays):
     """Ragged features of the items 1..n: the real tokens alone, as our stores hold them."""
     num_tokens = arrays["t_feat"].shape[1]
     real = arrays["item_content"][1:, num_tokens:] != 0
-    text = RaggedFeatures(arrays["t_feat"][1:][real].astype(np.float16), np.cumsum([0, *real.sum(axis=1)]))
+    text = RaggedFeatures.of(arrays["t_feat"][1:][real].astype(np.float16), np.cumsum([0, *real.sum(axis=1)]))
     images = arrays["v_feat"][1:].astype(np.float16)
     offsets = np.arange(len(images) + 1) * images.shape[1]
     rows = np.arange(len(images), dtype=np.int32)
-    return ItemFeatures(rows, text, RaggedFeatures(images.reshape(-1, images.shape[2]), offsets), torch.device("cpu"))
+    return ItemFeatures(
+        rows, text, RaggedFeatures.of(images.reshape(-1, images.shape[2]), offsets), torch.device("cpu")
+    )
 
 
 def make_batch(arrays, slots_BS):

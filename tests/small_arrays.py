@@ -5,7 +5,7 @@ import numpy as np
 from odmt.config import RunConfig, from_mapping
 from odmt.data.split import DevelopmentSplit
 from odmt.experiment.arrays import TrialArrays
-from odmt.features.ragged import RaggedFeatures
+from odmt.features.ragged import FeatureShard, RaggedFeatures
 
 SMALL = {
     "data": {"max_seq_len": 4},
@@ -25,12 +25,33 @@ def small_config(**sections):
 def ragged(rng, rows, width, longest):
     lengths = rng.integers(1, longest + 1, rows)
     tokens = rng.standard_normal((lengths.sum(), width)).astype(np.float16)
-    return RaggedFeatures(tokens, np.cumsum([0, *lengths]))
+    return RaggedFeatures.of(tokens, np.cumsum([0, *lengths]))
+
+
+def tokens_by_row(features):
+    """Each catalogue row's tokens, for the rows that a shard holds."""
+    return {
+        row: shard.tokens[start:end]
+        for shard in features.shards
+        for row, start, end in zip(shard.rows.tolist(), shard.offsets[:-1], shard.offsets[1:], strict=True)
+    }
+
+
+def in_shards(features, groups):
+    """The same features with some rows in each shard; rows in no group lose their tokens."""
+    held = tokens_by_row(features)
+    shards = []
+    for rows in groups:
+        parts = [held[row] for row in rows]
+        tokens = np.concatenate([features.shards[0].tokens[:0], *parts])
+        shards.append(FeatureShard(tokens, np.cumsum([0, *map(len, parts)]), np.array(rows, dtype=np.int32)))
+    return RaggedFeatures.joined(shards, features.num_rows)
 
 
 def plain_gather(features, rows):
     """Tokens of some catalogue rows, row by row: float32 ``(M, T, D)`` padded with zeros, and bool ``(M, T)``."""
-    parts = [features.tokens[features.offsets[row] : features.offsets[row + 1]] for row in rows]
+    held, none = tokens_by_row(features), np.empty((0, features.width))
+    parts = [held.get(row, none) for row in rows]
     padded = np.zeros((len(parts), max(1, *map(len, parts)), features.width), dtype=np.float32)
     mask = np.zeros(padded.shape[:2], dtype=bool)
     for place, part in enumerate(parts):

@@ -26,7 +26,7 @@ class Ours:
 
         split = DevelopmentSplit(workload.item_rows, workload.offsets, workload.items, MAX_SEQ_LEN)
         text, image = (
-            RaggedFeatures(workload.tokens[name], workload.token_offsets[name]) for name in ("text", "image")
+            RaggedFeatures.of(workload.tokens[name], workload.token_offsets[name]) for name in ("text", "image")
         )
         features = ItemFeatures(workload.item_rows, text, image, device, width=width)
         self.batches = TrainingBatches(split, features, batch_size=1, seed=0)

@@ -1,13 +1,16 @@
 """Splits and features in Ray's object store: one copy a node, read-only views, rebuilt when a node dies.
 
+The driver looks at the prepared files and plans; tasks load one shard of features each, as many at once as there are
+CPUs, so that beside the object store no more than a shard a CPU is held.
+
 NumPy's read-only flag is all that protects shared memory, and a torch tensor over such an array ignores it: one write
-in place changes the features of every trial. So a task records a checksum of every row, trials check a
-rotating sample of rows before each report, and the driver checks all rows at the end.
+in place changes the features of every trial. So a task tells the checksum of every row, which it has compared with the
+stored one; trials check a rotating sample of rows before each report, and the driver checks all rows at the end.
 """
 
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,28 +19,29 @@ import numpy as np
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from odmt.config import (
-    DataConfig,
-    ImageEncoderConfig,
-    RunConfig,
-    Section,
-    TextEncoderConfig,
-    from_mapping,
-    to_mapping,
-)
+from odmt.config import DataConfig, RunConfig, Section, from_mapping, to_mapping
 from odmt.errors import OdmtError, SharedFeaturesError
-from odmt.experiment.arrays import TrialArrays, load_encoder_features, load_split
-from odmt.features.ragged import RaggedFeatures
+from odmt.experiment.arrays import TrialArrays, load_split, plan_encoder_features
+from odmt.features.ragged import FeatureShard, RaggedFeatures
+from odmt.features.shards import LoadedShard, ShardPlan, load_shard
+from odmt.features.store import EncoderConfig
 from odmt.home import Home
 
 SAMPLED_ROWS = 64
 
 
 class Shared(NamedTuple):
-    """References to one set of features and to the checksums of its rows."""
+    """One set of features.
 
-    features: Any
-    checksums: Any
+    Attributes:
+        num_rows: of its catalogue.
+        shards: references to its shards.
+        checksums: references to the checksums of their rows.
+    """
+
+    num_rows: int
+    shards: list[Any]
+    checksums: list[Any]
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,17 @@ class SharedArrays:
 
 
 class Loaders(NamedTuple):
-    """How splits and features are read; called in tasks on the cluster."""
+    """How splits and features are read.
+
+    Attributes:
+        split: called in a task.
+        plan: called by the driver; what it returns is handed to ``shard``, one a task.
+        shard: called in tasks.
+    """
 
     split: Callable[[Home, DataConfig], Any] = load_split
-    features: Callable[[Home, DataConfig, TextEncoderConfig | ImageEncoderConfig], RaggedFeatures] = (
-        load_encoder_features
-    )
+    plan: Callable[[Home, DataConfig, EncoderConfig], Sequence[ShardPlan]] = plan_encoder_features
+    shard: Callable[[ShardPlan], LoadedShard] = load_shard
 
 
 def key_of(*sections: Section) -> str:
@@ -78,15 +87,13 @@ def share(home: Home, configs: list[RunConfig], loaders: Loaders | None = None) 
         for encoder in (config.features.text, config.features.image):
             key = key_of(config.data, encoder)
             if key not in shared.features:
-                is_text = isinstance(encoder, TextEncoderConfig)
-                shared.features[key] = Shared(
-                    *_load_features.remote(
-                        loaders.features, str(home.root), to_mapping(config.data), is_text, to_mapping(encoder)
-                    )
-                )
+                plans = loaders.plan(home, config.data, encoder)
+                shards, checksums = zip(*(_load_shard.remote(loaders.shard, plan) for plan in plans), strict=True)
+                shared.features[key] = Shared(plans[0].num_rows, list(shards), list(checksums))
     try:
-        for reference in [*shared.splits.values(), *(pair.checksums for pair in shared.features.values())]:
-            ray.get(reference)
+        ray.get(list(shared.splits.values()))
+        for features in shared.features.values():
+            ray.get(features.checksums)
     except ray.exceptions.RayTaskError as error:
         raise _cause(error) from error
     return shared
@@ -94,17 +101,16 @@ def share(home: Home, configs: list[RunConfig], loaders: Loaders | None = None) 
 
 def arrays_for(shared: SharedArrays, config: RunConfig) -> tuple[TrialArrays, list[tuple[RaggedFeatures, np.ndarray]]]:
     """Return what a configuration reads, as views into shared memory, and its features with their checksums."""
-    pairs = [shared.features[key_of(config.data, encoder)] for encoder in (config.features.text, config.features.image)]
+    parts = [shared.features[key_of(config.data, encoder)] for encoder in (config.features.text, config.features.image)]
     split = ray.get(shared.splits[key_of(config.data)])
-    loaded = [(ray.get(pair.features), ray.get(pair.checksums)) for pair in pairs]
+    loaded = [_views(part) for part in parts]
     return TrialArrays(split, loaded[0][0], loaded[1][0]), loaded
 
 
 def row_checksums(features: RaggedFeatures, rows: np.ndarray | None = None) -> np.ndarray:
     """Return the uint32 CRC-32 of the tokens of some rows; None = of all."""
     chosen = np.arange(features.num_rows) if rows is None else rows
-    tokens, offsets = features
-    found = (zlib.crc32(np.ascontiguousarray(tokens[offsets[row] : offsets[row + 1]]).data) for row in chosen)
+    found = (zlib.crc32(np.ascontiguousarray(features.tokens_of(row)).data) for row in chosen.tolist())
     return np.fromiter(found, dtype=np.uint32, count=len(chosen))
 
 
@@ -128,17 +134,26 @@ def check_all(shared: SharedArrays) -> None:
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     here = ray.get_runtime_context().get_node_id()
     elsewhere = [
-        _check_all.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(*pair)
+        _check_all.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(features)
         for node in nodes
         if node != here
-        for pair in shared.features.values()
+        for features in shared.features.values()
     ]
-    for pair in shared.features.values():
-        _check_rows(ray.get(pair.features), ray.get(pair.checksums))  # no worker has to start for this
+    for features in shared.features.values():
+        _check_rows(*_views(features))  # no worker has to start for this
     try:
         ray.get(elsewhere)
     except ray.exceptions.RayTaskError as error:
         raise _cause(error) from error
+
+
+def _views(shared: Shared) -> tuple[RaggedFeatures, np.ndarray]:
+    """Return features as views into shared memory, and the checksum of each catalogue row; 0 where it has no tokens."""
+    shards: list[FeatureShard] = ray.get(shared.shards)
+    checksums = np.zeros(shared.num_rows, dtype=np.uint32)
+    for shard, found in zip(shards, ray.get(shared.checksums), strict=True):
+        checksums[shard.rows] = found
+    return RaggedFeatures.joined(shards, shared.num_rows), checksums
 
 
 def _check_rows(features: RaggedFeatures, checksums: np.ndarray) -> None:
@@ -167,15 +182,10 @@ def _load_split(load: Callable[..., Any], root: str, data: dict[str, Any]) -> An
 
 
 @ray.remote(max_retries=-1, num_cpus=1, num_returns=2)
-def _load_features(
-    load: Callable[..., RaggedFeatures], root: str, data: dict[str, Any], is_text: bool, encoder: dict[str, Any]
-) -> tuple[RaggedFeatures, np.ndarray]:
-    kind = TextEncoderConfig if is_text else ImageEncoderConfig
-    section: Any = from_mapping(kind, encoder, "features")
-    features = load(Home(Path(root)), from_mapping(DataConfig, data, "data"), section)
-    return features, row_checksums(features)
+def _load_shard(load: Callable[[ShardPlan], LoadedShard], plan: ShardPlan) -> LoadedShard:
+    return load(plan)
 
 
 @ray.remote(max_retries=-1, num_cpus=0)
-def _check_all(features: RaggedFeatures, checksums: np.ndarray) -> None:
-    _check_rows(features, checksums)
+def _check_all(shared: Shared) -> None:
+    _check_rows(*_views(shared))

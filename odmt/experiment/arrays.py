@@ -11,7 +11,8 @@ from odmt.data.interactions import dataset_digest, read_catalogue, read_interact
 from odmt.data.split import DevelopmentSplit, FullSplit, development_split, last_item_targets, split_interactions
 from odmt.evaluation.floors import floor_metrics
 from odmt.features.ragged import RaggedFeatures
-from odmt.features.store import feature_store_path, items_digest, load_features
+from odmt.features.shards import ShardPlan, load_features, plan_shards
+from odmt.features.store import feature_store_path, items_digest
 from odmt.home import Home
 
 
@@ -53,6 +54,18 @@ def load_encoder_features(
     """
     needed = load_full_split(home, data).item_rows
     return load_features(home, data.dataset, encoder, read_catalogue(home.dataset(data.dataset)), needed)
+
+
+def plan_encoder_features(
+    home: Home, data: DataConfig, encoder: TextEncoderConfig | ImageEncoderConfig
+) -> list[ShardPlan]:
+    """Return the shards in which one encoder's features of the whole catalogue can be loaded; none is read.
+
+    Raises:
+        DataError: they are not extracted, or stale, partial or unreadable.
+    """
+    needed = load_full_split(home, data).item_rows
+    return plan_shards(home, data.dataset, encoder, read_catalogue(home.dataset(data.dataset)), needed)
 
 
 def load_arrays(home: Home, config: RunConfig) -> TrialArrays:

@@ -13,7 +13,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from odmt.data.split import DevelopmentSplit
 from odmt.errors import ConfigError, NonFiniteError
 from odmt.experiment.arrays import TrialArrays
 from odmt.experiment.build import build_run
-from odmt.features.ragged import RaggedFeatures
+from odmt.features.ragged import FeatureShard, RaggedFeatures
 from odmt.training.batches import Shard
 from odmt.training.checkpoint import Checkpoint
 from odmt.training.optim import torch_settings
@@ -203,9 +203,15 @@ def _die_with(parent: int | None) -> None:
 
 
 def _write_arrays(folder: Path, arrays: TrialArrays) -> None:
-    for name, part in arrays._asdict().items():
-        for field, value in part._asdict().items():
+    def write(name: str, values: Mapping[str, Any]) -> None:
+        for field, value in values.items():
             np.save(folder / f"{name}.{field}.npy", np.asarray(value), allow_pickle=False)
+
+    write("split", arrays.split._asdict())
+    for name, features in (("text", arrays.text), ("image", arrays.image)):
+        write(name, {"num_rows": features.num_rows, "num_shards": len(features.shards)})
+        for number, shard in enumerate(features.shards):
+            write(f"{name}.{number}", shard._asdict())
 
 
 def _read_arrays(folder: Path) -> TrialArrays:
@@ -213,14 +219,18 @@ def _read_arrays(folder: Path) -> TrialArrays:
         array: np.ndarray = np.load(folder / f"{name}.{field}.npy", mmap_mode="r", allow_pickle=False)
         return array
 
+    def features(name: str) -> RaggedFeatures:
+        names = [f"{name}.{number}" for number in range(int(read(name, "num_shards")))]
+        shards = [FeatureShard(*(read(one, field) for field in FeatureShard._fields)) for one in names]
+        return RaggedFeatures.joined(shards, int(read(name, "num_rows")))
+
     split = DevelopmentSplit(
         item_rows=read("split", "item_rows"),
         offsets=read("split", "offsets"),
         items=read("split", "items"),
         max_seq_len=int(read("split", "max_seq_len")),
     )
-    text, image = (RaggedFeatures(read(name, "tokens"), read(name, "offsets")) for name in ("text", "image"))
-    return TrialArrays(split, text, image)
+    return TrialArrays(split, features("text"), features("image"))
 
 
 def _write_saved(folder: Path, saved: Checkpoint) -> None:

@@ -33,7 +33,8 @@ from odmt.features.images import (
     open_images,
 )
 from odmt.features.pictures import decode, holds_floats
-from odmt.features.store import EncoderConfig, feature_store_path, load_shard, modality_of, open_features, plan_shards
+from odmt.features.shards import load_shard, plan_shards
+from odmt.features.store import EncoderConfig, feature_store_path, modality_of, open_features
 from odmt.features.workers import ordered_map, worker_count
 from odmt.files import write_atomically
 from odmt.home import Home
@@ -206,7 +207,7 @@ def _feature_lines(
     width = 0
     shards = plan_shards(home, plan.dataset, encoder, catalogue, rows)
     for shard in progress(shards, len(shards), f"reading {modality_of(encoder)} features"):
-        features = load_shard(home, plan.dataset, encoder, catalogue, shard).features
+        features = load_shard(shard).features
         if not np.isfinite(features.tokens).all():
             raise FeatureStoreError(f"{path}: holds NaN or infinite features; delete it and prepare again")
         counts.append(np.diff(features.offsets))

@@ -1,4 +1,4 @@
-"""Feature stores: one LMDB file a data set, modality and encoder; read back only if whole, current and undamaged.
+"""Feature stores: one LMDB file a data set, modality and encoder. ``shards.py`` reads the features back.
 
 A record is ``16 bytes digest of the source content | 4 bytes CRC-32 of the payload | payload``; the payload is the
 float16 features of the item's real tokens, ``(T_i, D)``, little endian. The key is the external item id. The digests
@@ -8,7 +8,6 @@ stand a second time under a NUL, a ``d`` and the id, side by side, so that what 
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,10 @@ from typing import Any
 import numpy as np
 
 from odmt.config import ImageEncoderConfig, TextEncoderConfig, to_mapping
-from odmt.data.interactions import Catalogue, prepare_command, read_interactions
+from odmt.data.interactions import Catalogue, prepare_command
 from odmt.errors import FeatureStoreError, MissingDataError, NonFiniteError
 from odmt.features.images import DIGEST_BYTES, IMAGES_FILE, digest_of, image_digests
-from odmt.features.ragged import RaggedFeatures
-from odmt.features.records import RecordFile, View
+from odmt.features.records import RecordFile
 from odmt.home import Home
 
 EncoderConfig = TextEncoderConfig | ImageEncoderConfig
@@ -114,46 +112,20 @@ def items_digest(home: Home, dataset: str, encoder: EncoderConfig, catalogue: Ca
     return total.hexdigest()[:16]
 
 
-def load_features(
-    home: Home,
-    dataset: str,
-    encoder: EncoderConfig,
-    catalogue: Catalogue,
-    needed_rows: np.ndarray | None = None,
-) -> RaggedFeatures:
-    """Load the features of a data set, aligned with its catalogue.
-
-    Args:
-        home: the root of all data.
-        dataset: name of the data set.
-        encoder: the frozen encoder.
-        catalogue: the data set's items.
-        needed_rows: catalogue rows that must have features; the rest get length 0. None = every row that occurs in
-            the interactions.
+def open_features(path: Path) -> RecordFile:
+    """Open a whole feature store for reading.
 
     Raises:
-        MissingDataError: there are no features of this encoder yet.
-        FeatureStoreError: they are partial, stale, damaged or unreadable.
+        FeatureStoreError: it is unreadable, cut off, or another kind of file.
     """
-    path = feature_store_path(home, dataset, encoder)
-    command = prepare_command(dataset)
-    if not path.exists():
-        raise MissingDataError(
-            f"data set {dataset!r} has no {modality_of(encoder)} features of {encoder.model} ({path} does not exist); "
-            f"run: {command}"
-        )
-    if needed_rows is None:
-        needed_rows = read_interactions(home.dataset(dataset), catalogue).occurring_rows
-    digests = source_digests(home, dataset, encoder, catalogue)
+    store = RecordFile(path)
     try:
-        with RecordFile(path) as store:
-            manifest = checked_manifest(store)
-            if not manifest["complete"]:
-                raise FeatureStoreError(f"{path}: extraction was cut off")
-            with store.view() as view:
-                return _load(path, view, manifest["width"], catalogue.item_ids, np.unique(needed_rows), digests)
-    except FeatureStoreError as error:
-        raise FeatureStoreError(f"{error}; run: {command}") from error
+        if not checked_manifest(store)["complete"]:
+            raise FeatureStoreError(f"{path}: extraction was cut off")
+    except FeatureStoreError:
+        store.close()
+        raise
+    return store
 
 
 def feature_records(item: str, digest: bytes, features: np.ndarray) -> dict[str, bytes]:
@@ -192,49 +164,6 @@ def checked_manifest(store: RecordFile) -> dict[str, Any]:
     if manifest.get("format") != FORMAT:
         raise FeatureStoreError(f"{store.path}: has format {manifest.get('format')!r}, expected {FORMAT!r}")
     return manifest
-
-
-def _load(
-    path: Path,
-    view: View,
-    width: int,
-    item_ids: list[str],
-    rows: np.ndarray,
-    digests: Mapping[str, bytes],
-) -> RaggedFeatures:
-    lengths = np.zeros(len(item_ids), dtype=np.int64)
-    by_key = sorted(rows.tolist(), key=lambda row: item_ids[row].encode())  # the order in which records lie
-    for row in by_key:
-        item = item_ids[row]
-        record = view.get(item)
-        if record is None:
-            raise FeatureStoreError(f"{path}: has no features of item {item!r}")
-        if bytes(record[:DIGEST_BYTES]) != digests.get(item):
-            raise FeatureStoreError(f"{path}: features of item {item!r} are stale: its source has changed since")
-        lengths[row] = (len(record) - HEADER_BYTES) // (2 * width)
-    offsets = np.zeros(len(item_ids) + 1, dtype=np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    tokens = np.empty((int(offsets[-1]), width), dtype=np.float16)
-    for row in by_key:
-        record = view.get(item_ids[row])
-        assert record is not None  # the view does not change
-        check_payload(path, item_ids[row], record, width)
-        tokens[offsets[row] : offsets[row + 1]] = np.frombuffer(record, dtype="<f2", offset=HEADER_BYTES).reshape(
-            -1, width
-        )
-    return RaggedFeatures(tokens, offsets)
-
-
-def check_payload(path: Path, item: str, record: memoryview, width: int) -> None:
-    """Check one record's shape and checksum.
-
-    Raises:
-        FeatureStoreError: the record is damaged.
-    """
-    payload = record[HEADER_BYTES:]
-    stored = int.from_bytes(record[DIGEST_BYTES:HEADER_BYTES], "little")
-    if len(payload) == 0 or len(payload) % (2 * width) or zlib.crc32(payload) != stored:
-        raise FeatureStoreError(f"{path}: features of item {item!r} are damaged; delete the file")
 
 
 def model_files(folder: Path) -> list[Path]:

@@ -1,10 +1,8 @@
 """The frozen features of a split's items, gathered into groups of tokens on the training device.
 
-Shape letters, used as name suffixes in this file:
-    M items, T tokens of the longest item of a group, D feature width
+Shape letters: M items, T tokens of the longest item of a group, D feature width.
 """
 
-import warnings
 from collections.abc import Iterator
 from typing import Literal
 
@@ -15,6 +13,7 @@ from torch import Tensor
 from odmt.errors import DataError
 from odmt.features.ragged import RaggedFeatures
 from odmt.model.items import ItemTokens, Reads
+from odmt.training.modality import Modality, summaries_of
 
 Residence = Literal["auto", "device", "host"]
 
@@ -64,8 +63,7 @@ class ItemFeatures:
         self.items_per_group = items_per_group
         self.width = width or text.width
         self.num_items = len(item_rows)
-        lengths = [np.diff(part.offsets)[item_rows] for part in (text, image)]
-        bare = np.flatnonzero(lengths[0] + lengths[1] == 0)
+        bare = np.flatnonzero(text.lengths[item_rows] + image.lengths[item_rows] == 0)
         if reads != "nothing" and len(bare):
             raise DataError(
                 f"{len(bare)} items have neither a text nor an image token, the first in catalogue row "
@@ -77,10 +75,9 @@ class ItemFeatures:
                 summaries_of(image, item_rows),
                 np.arange(len(item_rows)),
             )
-        num_bytes = text.tokens.nbytes + image.tokens.nbytes
-        self.on_device = reads != "nothing" and lives_on_device(residence, num_bytes, device)
-        where = device if self.on_device else torch.device("cpu")
-        self.text, self.image = _Modality(text, item_rows, where), _Modality(image, item_rows, where)
+        self.on_device = reads != "nothing" and lives_on_device(residence, text.nbytes + image.nbytes, device)
+        where = device if self.on_device else None
+        self.text, self.image = Modality(text, item_rows, where), Modality(image, item_rows, where)
 
     def arranged(self, item_ids: np.ndarray) -> np.ndarray:
         """Return the order that puts items of like lengths together: int ``(M,)`` places in ``item_ids``."""
@@ -157,49 +154,6 @@ class ItemFeatures:
         if part is None or part.device.type == self.device.type:  # cuda and cuda:0 are unequal, and the same here
             return part
         return part.pin_memory().to(self.device, non_blocking=True)
-
-
-class _Modality:
-    """One modality's tokens as a tensor, and where each item's tokens stand in it."""
-
-    def __init__(self, features: RaggedFeatures, item_rows: np.ndarray, device: torch.device) -> None:
-        with warnings.catch_warnings():  # shared memory is read-only, and nothing here writes to it
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            self.tokens = torch.from_numpy(features.tokens).to(device)
-        self.starts = features.offsets[item_rows]
-        self.lengths = np.diff(features.offsets)[item_rows]
-
-    def gather(self, places: np.ndarray, limit: int | None = None) -> tuple[Tensor, Tensor | None]:
-        """Copy the tokens of some items, padded to the longest of them.
-
-        Args:
-            places: int ``(M,)``, compact ids less 1.
-            limit: at most so many tokens of each item; None = all.
-
-        Returns:
-            float16 ``(M, T, D)`` with zeros at padding, T >= 1, and bool ``(M, T)``, True at real tokens; None if all
-            are real.
-        """
-        lengths = self.lengths[places] if limit is None else np.minimum(self.lengths[places], limit)
-        longest = max(1, int(lengths.max(initial=0)))
-        width = self.tokens.shape[1]
-        if len(self.tokens) == 0:
-            empty = torch.zeros(len(places), longest, width, dtype=self.tokens.dtype, device=self.tokens.device)
-            return empty, torch.zeros(len(places), longest, dtype=torch.bool, device=self.tokens.device)
-        real = np.arange(longest) < lengths[:, None]
-        index = np.where(real, self.starts[places][:, None] + np.arange(longest), 0)
-        flat = torch.from_numpy(index.reshape(-1)).to(self.tokens.device)
-        gathered = self.tokens.index_select(0, flat).view(len(places), longest, width)
-        if real.all():
-            return gathered, None
-        mask = torch.from_numpy(real).to(self.tokens.device)
-        return gathered.masked_fill_(~mask.unsqueeze(2), 0.0), mask
-
-
-def summaries_of(features: RaggedFeatures, item_rows: np.ndarray) -> RaggedFeatures:
-    """Copy the first token of each item that has any; row ``i`` of the result is item ``i + 1``."""
-    starts, has_tokens = features.offsets[item_rows], np.diff(features.offsets)[item_rows] > 0
-    return RaggedFeatures(features.tokens[starts[has_tokens]], np.append(0, np.cumsum(has_tokens)))
 
 
 def lives_on_device(residence: Residence, num_bytes: int, device: torch.device) -> bool:

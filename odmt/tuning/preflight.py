@@ -8,10 +8,8 @@ from typing import NamedTuple
 
 from odmt.cluster.shared_features import Loaders
 from odmt.config import DataConfig, ImageEncoderConfig, TextEncoderConfig
-from odmt.errors import FeatureStoreError
-from odmt.experiment.arrays import arrays_digest, load_encoder_features, load_split
-from odmt.features.records import RecordFile
-from odmt.features.store import checked_manifest, feature_store_path, modality_of
+from odmt.experiment.arrays import arrays_digest, load_split, plan_encoder_features
+from odmt.features.store import feature_store_path, modality_of
 from odmt.home import Home
 from odmt.tuning.space import Space
 
@@ -58,15 +56,8 @@ def prepared_inputs(home: Home, space: Space) -> Inputs:
 
 
 def _store_bytes(home: Home, data: DataConfig, encoder: TextEncoderConfig | ImageEncoderConfig) -> int:
-    path = feature_store_path(home, data.dataset, encoder)
-    complete = False
-    if path.exists():
-        with RecordFile(path) as store:
-            complete = bool(checked_manifest(store)["complete"])
-    if not complete:
-        load_encoder_features(home, data, encoder)  # says what is wrong, and the command that mends it
-        raise FeatureStoreError(f"{path}: changed while it was looked at")
-    return path.stat().st_blocks * 512
+    plan_encoder_features(home, data, encoder)  # says what is missing or stale, and the command that mends it
+    return feature_store_path(home, data.dataset, encoder).stat().st_blocks * 512
 
 
 @dataclass(frozen=True)

@@ -256,6 +256,6 @@ def test_one_item_in_the_whole_catalogue_trains_and_is_never_hit(arrays, kind):
 
 @pytest.mark.parametrize("item_encoder", ["imt", "text", "non-invasive"])
 def test_a_catalogue_without_any_text_token_trains(arrays, item_encoder):
-    none = RaggedFeatures(np.empty((0, 6), dtype=np.float16), np.zeros_like(arrays.text.offsets))
+    none = RaggedFeatures.of(np.empty((0, 6), dtype=np.float16), np.zeros(arrays.text.num_rows + 1, dtype=np.int64))
     found = run_metrics(arrays._replace(text=none), model={"item_encoder": item_encoder}, train={"max_epochs": 2})
     assert all(np.isfinite(value) for metrics in found for value in metrics.values())

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from small_arrays import small_arrays, small_config
+from small_arrays import in_shards, small_arrays, small_config
 
 from odmt.errors import ConfigError, NonFiniteError
 from odmt.experiment import parallel
@@ -88,9 +88,10 @@ def test_two_processes_that_stop_and_resume_end_bit_for_bit_where_undisturbed_on
 
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_both_processes(arrays):
-    tokens = arrays.text.tokens.copy()
-    tokens[arrays.text.offsets[arrays.split.item_rows[0]]] = np.nan  # one item: not every process meets it first
-    broken = arrays._replace(text=RaggedFeatures(tokens, arrays.text.offsets))
+    (shard,) = arrays.text.shards
+    tokens = shard.tokens.copy()
+    tokens[shard.offsets[arrays.split.item_rows[0]]] = np.nan  # one item: not every process meets it first
+    broken = arrays._replace(text=RaggedFeatures.of(tokens, shard.offsets))
     with pytest.raises(NonFiniteError, match="the training loss is nan in epoch 1, before the step"):
         list(training_run(small_config(train=TWO), broken))
 
@@ -158,20 +159,26 @@ def test_a_run_of_one_process_starts_nothing(arrays):
         assert multiprocessing.active_children() == []
 
 
-@pytest.mark.parametrize("no_text", [False, True])
-def test_other_processes_read_the_arrays_that_the_first_wrote(arrays, tmp_path, no_text):
-    if no_text:
-        none = RaggedFeatures(np.empty((0, 6), dtype=np.float16), np.zeros_like(arrays.text.offsets))
+@pytest.mark.parametrize("text", ["one shard", "three shards", "none"])
+def test_other_processes_read_the_arrays_that_the_first_wrote(arrays, tmp_path, text):
+    if text == "none":
+        none = RaggedFeatures.of(np.empty((0, 6), dtype=np.float16), np.zeros(arrays.text.num_rows + 1, dtype=int))
         arrays = arrays._replace(text=none)
+    if text == "three shards":  # row 3 is in none
+        rows = [row for row in range(arrays.text.num_rows) if row != 3]
+        arrays = arrays._replace(text=in_shards(arrays.text, [rows[10:], rows[:4], rows[4:10]]))
     parallel._write_arrays(tmp_path, arrays)
     found = parallel._read_arrays(tmp_path)
     assert found.split.max_seq_len == arrays.split.max_seq_len
-    for name, part in arrays._asdict().items():
-        for field, value in part._asdict().items():
-            read = getattr(getattr(found, name), field)
-            np.testing.assert_array_equal(read, value)
-            assert np.asarray(read).dtype == np.asarray(value).dtype
-    assert not found.text.tokens.flags.writeable
+    pairs = [(found.split, arrays.split)]
+    for read, written in ((found.text, arrays.text), (found.image, arrays.image)):
+        assert read.num_rows == written.num_rows
+        pairs += zip(read.shards, written.shards, strict=True)
+        assert not any(shard.tokens.flags.writeable for shard in read.shards)
+    for read, written in pairs:
+        for values, expected in zip(read, written, strict=True):
+            np.testing.assert_array_equal(values, expected)
+            assert np.asarray(values).dtype == np.asarray(expected).dtype
 
 
 def test_the_state_to_start_from_is_a_copy_of_each_process_s_own(tmp_path):
@@ -206,7 +213,8 @@ def test_other_processes_die_with_a_killed_first_one(tmp_path):
     script.write_text(FIRST_PROCESS)
     tests = os.path.dirname(sys.modules["small_arrays"].__file__)
     (tmp_path / "left").mkdir()  # what a killed process cannot remove
-    environment = os.environ | {"PYTHONPATH": tests, "TMPDIR": str(tmp_path / "left")}
+    path = os.pathsep.join(filter(None, [tests, os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": path, "TMPDIR": str(tmp_path / "left")}
     first = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, env=environment, text=True)
     other = int(first.stdout.readline())
     first.kill()

@@ -13,7 +13,8 @@ from odmt.data.ownership import owned
 from odmt.errors import DataError, FeatureStoreError, MissingDataError
 from odmt.experiment.prepare import PreparePlan, prepare, with_stages
 from odmt.features.demo_encoders import TINY_IMAGE, TINY_TEXT
-from odmt.features.store import feature_store_path, load_features
+from odmt.features.shards import load_features
+from odmt.features.store import feature_store_path
 from odmt.home import Home
 
 
@@ -89,7 +90,7 @@ def test_items_that_nobody_met_need_neither_picture_nor_features(folder, home):
     prepare(home, plan(folder))
     catalogue = read_catalogue(home.dataset("arts"))
     features = load_features(home, "arts", TINY_TEXT, catalogue)
-    np.testing.assert_array_equal(np.flatnonzero(np.diff(features.offsets) == 0), [30])
+    np.testing.assert_array_equal(np.flatnonzero(features.lengths == 0), [30])
     assert 30 not in read_interactions(home.dataset("arts"), catalogue).items
 
 

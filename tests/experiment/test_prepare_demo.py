@@ -10,7 +10,7 @@ from odmt.evaluation.floors import floor_metrics
 from odmt.evaluation.metrics import ranking_metrics
 from odmt.experiment.prepare import PreparePlan, prepare
 from odmt.features.demo_encoders import TINY_IMAGE, TINY_TEXT
-from odmt.features.store import load_features
+from odmt.features.shards import load_features
 from odmt.home import Home
 
 DECAY = 0.7

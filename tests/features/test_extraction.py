@@ -10,7 +10,8 @@ from odmt.features import extract as extraction
 from odmt.features.extract import fill_store
 from odmt.features.images import digest_of
 from odmt.features.records import RecordFile
-from odmt.features.store import feature_store_path, load_features
+from odmt.features.shards import load_features
+from odmt.features.store import feature_store_path
 from odmt.home import Home
 
 ITEMS = [f"item{number}" for number in range(150)]
@@ -72,16 +73,16 @@ def fill(path, encoder, wanted=None, batch_size=64):
 def test_features_are_aligned_with_the_catalogue_in_float16(home, path):
     fill(path, Encoder())
     features = load_features(home, "arts", HUB, CATALOGUE, np.arange(150))
-    assert features.tokens.dtype == np.float16
-    np.testing.assert_array_equal(features.offsets[:5], [0, 1, 3, 6, 7])
-    np.testing.assert_array_equal(features.tokens[:6, 0], [0, 1, 1, 2, 2, 2])
-    np.testing.assert_array_equal(features.tokens[features.offsets[149] :, 1], [149] * 3)
+    assert {shard.tokens.dtype for shard in features.shards} == {np.dtype(np.float16)}
+    np.testing.assert_array_equal(features.lengths[:5], [1, 2, 3, 1, 2])
+    assert [features.tokens_of(row)[:, 0].tolist() for row in range(3)] == [[0], [1, 1], [2, 2, 2]]
+    np.testing.assert_array_equal(features.tokens_of(149), [[149, 149]] * 3)
 
 
 def test_rows_that_are_not_needed_get_no_tokens(home, path):
     fill(path, Encoder())
     features = load_features(home, "arts", HUB, CATALOGUE)  # the rows of the interactions: 0, 2, 5, 149
-    np.testing.assert_array_equal(np.flatnonzero(np.diff(features.offsets)), [0, 2, 5, 149])
+    np.testing.assert_array_equal(np.flatnonzero(features.lengths), [0, 2, 5, 149])
 
 
 def test_an_extraction_that_is_cut_off_goes_on_where_it_stopped(home, path):
@@ -96,7 +97,9 @@ def test_an_extraction_that_is_cut_off_goes_on_where_it_stopped(home, path):
     whole = load_features(home, "arts", HUB, CATALOGUE, np.arange(150))
     path.unlink()
     fill(path, Encoder())
-    np.testing.assert_array_equal(whole.tokens, load_features(home, "arts", HUB, CATALOGUE, np.arange(150)).tokens)
+    again = load_features(home, "arts", HUB, CATALOGUE, np.arange(150))
+    for row in range(150):
+        np.testing.assert_array_equal(whole.tokens_of(row), again.tokens_of(row))
 
 
 def test_a_second_run_loads_no_encoder(path):

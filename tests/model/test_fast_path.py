@@ -50,7 +50,7 @@ def catalogue(counts, items_per_group, rng):
         of_item = [rng.standard_normal((length, width)).astype(np.float16) for length in lengths]
         other = rng.standard_normal((2, width)).astype(np.float16)
         by_row = [other, *reversed(of_item)]
-        stores.append(RaggedFeatures(np.concatenate(by_row), np.cumsum([0, *map(len, by_row)])))
+        stores.append(RaggedFeatures.of(np.concatenate(by_row), np.cumsum([0, *map(len, by_row)])))
         tokens = torch.zeros(len(counts) + 1, max(1, *lengths), width, dtype=torch.float64)
         mask = torch.zeros(tokens.shape[:2], dtype=torch.bool)
         for item, own in enumerate(of_item, start=1):

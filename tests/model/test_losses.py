@@ -43,7 +43,7 @@ def training_batches(sequences, num_items, max_seq_len, rule):
     Items have 3, 2, 1, 3, 2, ... tokens, so that a batch, which sorts by length, does not hold them in order of id.
     """
     offsets = np.cumsum([0, *(3 - np.arange(num_items) % 3)])
-    store = RaggedFeatures(np.ones((offsets[-1], 1), dtype=np.float16), offsets)
+    store = RaggedFeatures.of(np.ones((offsets[-1], 1), dtype=np.float16), offsets)
     features = ItemFeatures(np.arange(num_items), store, store, torch.device("cpu"))
     seen = [[*items, 1] for items in sequences]
     split = DevelopmentSplit(

@@ -6,11 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_arrays import plain_gather, ragged
+from small_arrays import in_shards, plain_gather, ragged
 
 from odmt.errors import DataError
 from odmt.features.ragged import RaggedFeatures
-from odmt.training.features import ItemFeatures, _Modality, lives_on_device
+from odmt.training.features import ItemFeatures, lives_on_device
+from odmt.training.modality import Modality
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 ROWS = np.array([3, 5, 0, 8, 9, 2, 7])
@@ -19,7 +20,7 @@ ROWS = np.array([3, 5, 0, 8, 9, 2, 7])
 
 def of_lengths(lengths, width, seed=0):
     tokens = np.random.default_rng(seed).standard_normal((sum(lengths), width)).astype(np.float16)
-    return RaggedFeatures(tokens, np.cumsum([0, *lengths]))
+    return RaggedFeatures.of(tokens, np.cumsum([0, *lengths]))
 
 
 TEXT = of_lengths([4, 1, 2, 5, 3, 0, 2, 1, 5, 2], 6)
@@ -72,14 +73,14 @@ def test_summaries_are_the_first_token_of_each_item_and_no_more(size):
 
 def test_tokens_and_masks_by_hand():
     """Catalogue rows 0, 1, 2 hold 1, 0 and 3 tokens of width 2."""
-    text = RaggedFeatures(np.arange(8, dtype=np.float16).reshape(4, 2), np.array([0, 1, 1, 4]))
-    image = RaggedFeatures(np.ones((3, 1), dtype=np.float16), np.arange(4))
+    text = RaggedFeatures.of(np.arange(8, dtype=np.float16).reshape(4, 2), np.array([0, 1, 1, 4]))
+    image = RaggedFeatures.of(np.ones((3, 1), dtype=np.float16), np.arange(4))
     (group,) = ItemFeatures(np.array([2, 1, 0]), text, image, CPU, items_per_group=3).groups(np.array([1, 2, 3]))
     assert group.text.tolist() == [[[2, 3], [4, 5], [6, 7]], [[0, 0]] * 3, [[0, 1], [0, 0], [0, 0]]]
     assert group.text_mask.tolist() == [[True] * 3, [False] * 3, [True, False, False]]
     assert group.image_mask is None
     group.text.add_(1)
-    assert text.tokens[0].tolist() == [0, 1]
+    assert text.tokens_of(0).tolist() == [[0, 1]]
 
 
 def test_an_encoder_that_reads_nothing_gets_the_number_of_items_and_no_features():
@@ -118,9 +119,9 @@ def test_an_item_without_text_has_zeros_and_no_real_text_token():
 
 
 def test_padding_is_zero_even_where_the_catalogue_s_first_token_is_not_a_number():
-    tokens = TEXT.tokens.copy()
+    tokens = TEXT.shards[0].tokens.copy()
     tokens[0] = np.nan
-    (group,) = make(text=RaggedFeatures(tokens, TEXT.offsets)).groups(np.array([1, 2]))
+    (group,) = make(text=RaggedFeatures.of(tokens, TEXT.shards[0].offsets)).groups(np.array([1, 2]))
     assert torch.isfinite(group.text).all()
 
 
@@ -147,25 +148,27 @@ def test_rows_without_features_outside_the_split_do_not_matter():
     make(text, image)  # row 1 belongs to no item
 
 
-def test_read_only_features_give_no_warning_and_are_never_written():
-    text, image = (RaggedFeatures(part.tokens.copy(), part.offsets) for part in (TEXT, IMAGE))
-    for part in (text, image):
-        part.tokens.setflags(write=False)
+@pytest.mark.parametrize("groups", [[range(10)], [[9, 3, 5, 8], [0, 2, 1], [7, 4, 6]]])
+def test_read_only_features_give_no_warning_and_are_never_written(groups):
+    text, image = (in_shards(part, groups) for part in (TEXT, IMAGE))
+    for shard in (*text.shards, *image.shards):
+        shard.tokens.setflags(write=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         features = make(text, image)
         for group in features.groups(np.arange(1, 8)):
             group.text.fill_(7.0)
             group.image.fill_(7.0)
-    np.testing.assert_array_equal(text.tokens, TEXT.tokens)
-    np.testing.assert_array_equal(image.tokens, IMAGE.tokens)
+    for row in range(10):
+        np.testing.assert_array_equal(text.tokens_of(row), TEXT.tokens_of(row))
+        np.testing.assert_array_equal(image.tokens_of(row), IMAGE.tokens_of(row))
 
 
 def test_float32_features_are_copied_too():
-    text = RaggedFeatures(TEXT.tokens.astype(np.float32), TEXT.offsets)
+    text = RaggedFeatures.of(TEXT.shards[0].tokens.astype(np.float32), TEXT.shards[0].offsets)
     (group,) = make(text=text).groups(np.arange(1, 8))
     group.text.fill_(7.0)
-    np.testing.assert_array_equal(text.tokens, TEXT.tokens)
+    np.testing.assert_array_equal(text.shards[0].tokens, TEXT.shards[0].tokens)
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 50])
@@ -202,7 +205,7 @@ def test_only_the_modalities_that_the_id_table_starts_from_are_asked_for(start):
 
 def test_an_encoder_of_summaries_keeps_no_other_tokens():
     features = make(reads="summaries")
-    assert len(features.text.tokens) == (np.diff(TEXT.offsets)[ROWS] > 0).sum() < len(TEXT.tokens)
+    assert [len(part) for part in features.text.parts] == [6]  # of seven items one has no text
 
 
 def test_a_cpu_s_groups_hold_fewer_items_where_items_are_longer():
@@ -234,16 +237,6 @@ def test_features_live_on_a_gpu_if_asked_or_if_they_fit_in_half_of_it(
     assert lives_on_device(residence, num_bytes, device) is expected
 
 
-def test_tokens_copied_to_the_device_gather_the_same():
-    """The copy is a tensor of its own, as on a GPU, instead of a view of the arrays."""
-    host, device = make(), make()
-    for modality in (device.text, device.image):
-        modality.tokens = modality.tokens.clone()
-    for ours, theirs in zip(host.groups(np.arange(1, 8)), device.groups(np.arange(1, 8)), strict=True):
-        for one, other in zip(ours, theirs, strict=True):
-            assert (one is None and other is None) or torch.equal(one, other)
-
-
 def test_tokens_that_are_on_the_gpu_are_not_moved_again_whatever_its_number():
     """``cuda`` and ``cuda:0`` compare unequal; only host memory can be pinned."""
     features = make()
@@ -254,8 +247,8 @@ def test_tokens_that_are_on_the_gpu_are_not_moved_again_whatever_its_number():
 
 
 def test_a_limit_caps_the_tokens_of_each_item():
-    modality = _Modality(TEXT, ROWS, CPU)
+    modality = Modality(TEXT, ROWS)
     tokens, mask = modality.gather(np.array([0, 1, 5]), 2)
     assert tokens.shape == (3, 2, 6)
     assert mask.tolist() == [[True, True], [False, False], [True, True]]
-    np.testing.assert_array_equal(tokens[0], TEXT.tokens[TEXT.offsets[3] : TEXT.offsets[3] + 2].astype(np.float32))
+    np.testing.assert_array_equal(tokens[0], TEXT.tokens_of(3)[:2])

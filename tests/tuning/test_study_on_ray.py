@@ -17,7 +17,8 @@ from fake_search import (
     failing_runner,
     fake_split,
     gathering_runner,
-    large_features,
+    large_plan,
+    large_shard,
     options,
     quick_runner,
     writing_runner,
@@ -127,7 +128,9 @@ def test_a_write_to_shared_features_stops_the_study_for_good(space, home, on_ray
 
 def test_private_memory_does_not_grow_with_the_features(space, home, on_ray):
     small = load_space(str(space.path), ["budget.trials=2", "scheduler.name=none", "train.max_epochs=4"])
-    source = Source(lambda home, space: Inputs("large", 2 * LARGE_BYTES, []), Loaders(fake_split, large_features))
+    source = Source(
+        lambda home, space: Inputs("large", 2 * LARGE_BYTES, []), Loaders(fake_split, large_plan, large_shard)
+    )
     study = run_study(small, home, "large", options(gathering_runner, source=source))
     ran = executed(home, "large")
     assert len({pid for _, _, pid in ran}) == 2  # two trials at once, each with a worker of its own
