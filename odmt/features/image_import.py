@@ -19,6 +19,7 @@ from odmt.features.images import (
     Policy,
     digest_of,
     forget_pictures,
+    holds_nothing,
     open_images,
     read_entries,
     write_pictures,
@@ -101,12 +102,8 @@ _NOTHING = Entry(NO_DIGEST, "")
 
 
 def _known(folder: Path) -> tuple[dict[str, object], dict[str, Entry]]:
-    path = folder / IMAGES_FILE
-    if not path.exists() or path.stat().st_size == 0:
+    if holds_nothing(folder):
         return {}, {}
-    with RecordFile(path) as store:
-        if store.is_empty:
-            return {}, {}
     with open_images(folder) as store:
         return store.manifest(), read_entries(store)
 

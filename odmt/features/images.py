@@ -106,7 +106,7 @@ def open_images(folder: Path) -> RecordFile:
     """Open a data set's image store for reading.
 
     Raises:
-        FeatureStoreError: it is unreadable, or made by another version; says what to do.
+        FeatureStoreError: it is unreadable, empty, or made by another version; says what to do.
     """
     path = folder / IMAGES_FILE
     again = f"delete it and run: {prepare_command(folder.name)}"
@@ -114,14 +114,24 @@ def open_images(folder: Path) -> RecordFile:
         store = RecordFile(path)
     except FeatureStoreError as error:
         raise FeatureStoreError(f"{error}; {again}") from error
-    try:
-        found = store.manifest().get("format")
-        if found != FORMAT:
-            raise FeatureStoreError(f"{path}: has format {found!r}, expected {FORMAT!r}; {again}")
-    except FeatureStoreError:
+    found = None if store.is_empty else store.manifest().get("format")
+    if found != FORMAT:
         store.close()
-        raise
+        what = f"has format {found!r}, expected {FORMAT!r}" if found else "is empty"
+        raise FeatureStoreError(f"{path}: {what}; {again}")
     return store
+
+
+def holds_nothing(folder: Path) -> bool:
+    """Say whether there is no image store yet, or one whose writer was stopped before its first batch."""
+    path = folder / IMAGES_FILE
+    if not path.exists() or path.stat().st_size == 0:
+        return True
+    try:
+        with RecordFile(path) as store:
+            return store.is_empty
+    except FeatureStoreError:
+        return False
 
 
 def encoded_pictures(view: View, path: Path, items: Sequence[str], digests: Mapping[str, bytes]) -> list[bytes]:

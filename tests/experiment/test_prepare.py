@@ -11,7 +11,8 @@ from odmt.data.demo import generate
 from odmt.data.interactions import read_catalogue, read_interactions
 from odmt.data.ownership import owned
 from odmt.errors import DataError, FeatureStoreError, MissingDataError
-from odmt.experiment.prepare import PreparePlan, prepare, with_stages
+from odmt.experiment.prepare import prepare
+from odmt.experiment.prepare_plan import PreparePlan, with_stages
 from odmt.features.demo_encoders import TINY_IMAGE, TINY_TEXT
 from odmt.features.shards import load_features
 from odmt.features.store import feature_store_path
@@ -55,7 +56,10 @@ def changed(reports):
 
 
 def visible(home):
-    return sorted(path.name for path in home.dataset("arts").iterdir())
+    return sorted(path.name for path in home.dataset("arts").iterdir() if not path.name.endswith("-lock"))
+
+
+WHOLE = ["catalogue.parquet", "encoders", "images.lmdb", "imported", "interactions.parquet", "verified.json"]
 
 
 def test_a_second_run_finds_everything_up_to_date(folder, home):
@@ -64,8 +68,8 @@ def test_a_second_run_finds_everything_up_to_date(folder, home):
     reports = prepare(home, plan(folder))
     assert changed(reports) == {"import": False, "images": False, "features": False, "verify": False}
     assert before == {path: path.stat().st_mtime_ns for path in before}
-    assert reports[0].summary.startswith("40 users, 30 items, ")
-    assert visible(home) == ["catalogue.parquet", "encoders", "images.lmdb", "interactions.parquet", "source.json"]
+    assert reports[0].summary.startswith("the authors' release, Amazon dialect: 40 users, 30 items, ")
+    assert visible(home) == WHOLE
 
 
 def test_the_source_is_remembered_and_may_go_once_all_is_imported(folder, home):
@@ -79,7 +83,8 @@ def test_a_changed_source_updates_only_what_changed(folder, home):
     lines = text.read_text().splitlines(keepends=True)
     text.write_text("i0001\tSomething else\n" + "".join(lines[1:]))
     reports = prepare(home, plan(folder))
-    assert changed(reports) == {"import": True, "images": False, "features": True, "verify": False}
+    assert changed(reports) == {"import": True, "images": True, "features": True, "verify": False}
+    assert reports[1].summary.startswith("30 pictures, 0 read now")
     assert "text ./encoders/text: 1 of 30 extracted" in reports[2].summary
     assert "image ./encoders/image: 0 of 30 extracted" in reports[2].summary
 
@@ -123,11 +128,10 @@ def test_a_table_that_is_cut_off_is_imported_again_from_the_source(folder, home)
     table = home.dataset("arts") / "interactions.parquet"
     whole = table.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", whole[:4] + bytes(200) + whole[204:]):
-        table.write_bytes(damaged)
-        assert changed(prepare(home, plan(folder))) == {
-            "import": True, "images": False, "features": False, "verify": False
-        }  # fmt: skip
-        assert table.read_bytes() == whole
+        for place, stage in ((table, "images"), (home.dataset("arts") / "imported" / table.name, "import")):
+            place.write_bytes(damaged)
+            assert [name for name, done in changed(prepare(home, plan(folder))).items() if done] == [stage]
+            assert table.read_bytes() == whole
 
 
 def test_a_table_of_another_program_is_not_replaced(folder, home):
@@ -151,7 +155,7 @@ def test_a_broken_picture_stops_before_any_image_store(folder):
     with pytest.raises(DataError, match=r"i0003\.png: .*listed in .*bad_images\.tsv") as caught:
         prepare(home, plan(folder))
     assert caught.value.exit_code == 3
-    assert visible(home) == ["bad_images.tsv", "catalogue.parquet", "interactions.parquet", "source.json"]
+    assert visible(home) == ["bad_images.tsv", "images.lmdb", "imported"]
     assert not home.features("arts").exists()
 
 
@@ -184,6 +188,7 @@ def test_an_encoder_folder_that_is_missing_is_named(folder, home):
 
 
 def test_one_stage_can_be_asked_for(folder, home):
+    assert with_stages(plan(folder), "verify").verify_always
     assert with_stages(plan(folder), "images").stages == ("images",)
     assert with_stages(plan(folder), None).stages == ("import", "images", "features", "verify")
     assert [report.stage for report in prepare(home, with_stages(plan(folder), "images"))] == ["images"]

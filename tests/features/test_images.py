@@ -252,16 +252,26 @@ def test_an_unreadable_store_is_named_with_what_to_do(data, pictures):
     with pytest.raises(MissingDataError, match=r"images\.lmdb: does not exist; run: .*--dataset arts"):
         image_digests(data)
     (data / "images.lmdb").write_bytes(b"junk" * 4096)
-    with pytest.raises(FeatureStoreError, match=r"images\.lmdb: is not a readable LMDB"):
-        fill(data, pictures)
-    with pytest.raises(FeatureStoreError, match=r"images\.lmdb: is not a readable LMDB.*delete it and run: .*arts"):
-        image_digests(data)
+    for use in (lambda: image_digests(data), lambda: fill(data, pictures)):
+        with pytest.raises(FeatureStoreError, match=r"images\.lmdb: is not a readable LMDB.*delete it and run: .*arts"):
+            use()
     (data / "images.lmdb").unlink()
     with RecordFile(data / "images.lmdb", write=True) as store:
         store.write({}, {"format": "odmt-images-1"})
     for use in (lambda: image_digests(data), lambda: fill(data, pictures)):
         with pytest.raises(FeatureStoreError, match="has format 'odmt-images-1', expected 'odmt-images-2'; delete it"):
             use()
+
+
+@pytest.mark.parametrize("content", ["no bytes", "no records"])
+def test_a_store_that_was_opened_and_never_written_counts_as_none(content, data, pictures):
+    if content == "no bytes":
+        (data / "images.lmdb").touch()
+    else:
+        RecordFile(data / "images.lmdb", write=True).close()
+    with pytest.raises(FeatureStoreError, match=r"images\.lmdb: is empty; delete it and run"):
+        image_digests(data)
+    assert fill(data, pictures).read == 2
 
 
 def test_a_changed_picture_changes_the_digest_of_the_items_that_need_it_only(tmp_path, pictures):
