@@ -93,8 +93,9 @@ def body(arguments: argparse.Namespace) -> int:
         return forecast(home, plan)
     with ExitStack() as stack:
         reports = carry_out(home, on_ray(plan, stack) if arguments.where == "attach" else plan)
-    print(f"{'prepared' if any(report.changed for report in reports) else 'up to date'}: {dataset}")
-    say_next(arguments, dataset, [item for item in assignments if item.startswith("features.")])
+    if arguments.stage is None:
+        print(f"{'prepared' if any(report.changed for report in reports) else 'up to date'}: {dataset}")
+        say_next(arguments, dataset, [item for item in assignments if item.startswith("features.")])
     return 0
 
 
@@ -225,7 +226,7 @@ def forecast(home: "Home", plan: "PreparePlan") -> int:
 def say_next(arguments: argparse.Namespace, dataset: str, features: list[str]) -> None:
     """Print the command that searches on what was prepared, if a space for it is known."""
     space = arguments.space or (dataset if (CHECKOUT / "search_spaces" / f"{dataset}.yaml").is_file() else None)
-    if space is not None and arguments.stage is None:
+    if space is not None:
         words = ["python", "launch/tune.py", "--space", space]
         print("next: " + shlex.join([*words, *(word for item in features for word in ("--set", item))]))
 

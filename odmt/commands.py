@@ -20,7 +20,8 @@ USAGE = 2
 DATA = 3
 INTERRUPTED = 130
 CLOSED_PIPE = 141
-_SECONDS_A_LINE = 60
+_LEAST_SECONDS, _MOST_SECONDS = 2.0, 60.0
+"""Between two plain lines of progress."""
 
 
 class _UsageError(Exception):
@@ -137,7 +138,7 @@ def meter(what: str, total: int, *, in_bytes: bool = False) -> Iterator[Callable
 
 
 class _PlainLines:
-    """A line every quarter of the work, and every minute of it."""
+    """A line every quarter of the work, but not more often than every few seconds, and every minute."""
 
     def __init__(self, what: str, total: int, in_bytes: bool) -> None:
         self._what, self._total, self._in_bytes = what, total, in_bytes
@@ -147,7 +148,8 @@ class _PlainLines:
     def __call__(self, done: int) -> None:
         now = time.monotonic()
         quarter = 4 * done // self._total if self._total else 4
-        if quarter == self._quarter and now - self._told < _SECONDS_A_LINE:
+        since = now - self._told
+        if since < _LEAST_SECONDS or (quarter == self._quarter and since < _MOST_SECONDS):
             return
         self._quarter, self._told = quarter, now
         amount = f"{100 * done // max(1, self._total)} %" if self._in_bytes else f"{done} of {self._total}"

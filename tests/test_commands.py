@@ -8,7 +8,7 @@ import pytest
 from conftest import CHECKOUT
 
 from odmt import errors
-from odmt.commands import Parser, progress, run
+from odmt.commands import Parser, meter, progress, run
 from odmt.home import Home, code_version
 
 
@@ -84,9 +84,31 @@ def test_help_ends_with_0(capsys):
     assert "A command." in capsys.readouterr().out
 
 
-def test_progress_without_a_terminal_is_plain_lines(capsys):
+def test_progress_without_a_terminal_is_plain_lines_for_each_quarter(capsys, monkeypatch):
+    monkeypatch.setattr("time.monotonic", iter(range(0, 30, 3)).__next__)
     assert list(progress(range(8), 8, "images")) == list(range(8))
-    assert capsys.readouterr().err.splitlines() == [f"images: {count} of 8" for count in (2, 4, 6, 8)]
+    assert capsys.readouterr().err.splitlines() == [
+        "images: 2 of 8, about 18 s left",
+        "images: 4 of 8, about 12 s left",
+        "images: 6 of 8, about 6 s left",
+        "images: 8 of 8, about 0 s left",
+    ]
+
+
+def test_progress_of_short_work_says_nothing_without_a_terminal(capsys):
+    assert list(progress(range(8), 8, "images")) == list(range(8))
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_of_long_work_says_something_every_minute_also_in_bytes(capsys, monkeypatch):
+    monkeypatch.setattr("time.monotonic", iter([0, 50, 61, 130, 140]).__next__)
+    with meter("reading", 10**6, in_bytes=True) as tell:
+        for done in (10_000, 20_000, 30_000, 31_000):
+            tell(done)
+    assert capsys.readouterr().err.splitlines() == [
+        "reading: 2 %, about 50 min left",
+        "reading: 3 %, about 70 min left",
+    ]
 
 
 def test_the_root_follows_the_environment(monkeypatch, tmp_path):

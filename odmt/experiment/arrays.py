@@ -12,7 +12,7 @@ from odmt.data.split import DevelopmentSplit, FullSplit, development_split, last
 from odmt.evaluation.floors import floor_metrics
 from odmt.features.ragged import RaggedFeatures
 from odmt.features.shards import ShardPlan, load_features, plan_shards
-from odmt.features.store import feature_store_path, items_digest
+from odmt.features.store import feature_store_path, held_commit, items_digest
 from odmt.home import Home
 
 
@@ -80,7 +80,8 @@ def load_arrays(home: Home, config: RunConfig) -> TrialArrays:
 def arrays_digest(home: Home, config: RunConfig) -> str:
     """Return a digest of all that a run reads, for logs and a study's identity.
 
-    It covers the interactions, the titles and pictures of the items that take part, both encoders, and the protocol.
+    It covers the interactions, the titles and pictures of the items that take part, both encoders (of a hub model the
+    commit that the features were made with), and the protocol.
 
     Raises:
         DataError: the data set is not prepared.
@@ -90,8 +91,9 @@ def arrays_digest(home: Home, config: RunConfig) -> str:
     catalogue = read_catalogue(home.dataset(dataset))
     encoders = (config.features.text, config.features.image)
     sources = [
-        (feature_store_path(home, dataset, encoder).stem, items_digest(home, dataset, encoder, catalogue, rows))
+        (path.stem, held_commit(path), items_digest(home, dataset, encoder, catalogue, rows))
         for encoder in encoders
+        for path in (feature_store_path(home, dataset, encoder),)
     ]
     protocol = [config.data.max_seq_len, config.data.min_seq_len, config.data.rank_repeat_targets]
     parts = json.dumps([dataset_digest(home.dataset(dataset)), sources, protocol])

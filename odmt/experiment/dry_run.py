@@ -1,32 +1,30 @@
 """What prepare would do, with sizes and times, without doing it and without loading an encoder.
 
 Times are estimates: pictures by decoding a few of them now, features by the rate of an earlier extraction, else by the
-encoder's arithmetic and a matrix product timed now.
+encoder's arithmetic and a matrix product timed now. Before the import the number of items is estimated from the size of
+the source's list of them.
 """
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from odmt.commands import size
-from odmt.data.imported import Imported, ImportRecord, is_whole, read_import, read_record, stamps
+from odmt.config import TextEncoderConfig
+from odmt.data.imported import ImportRecord, is_whole, read_import, read_record, stamps
 from odmt.data.interactions import dataset_exists, read_catalogue, read_interactions
 from odmt.data.sources.common import Found
 from odmt.data.sources.forms import FORMS, find_source
 from odmt.errors import MissingDataError
-from odmt.experiment.estimates import about, decode_seconds, extraction_rate, free_bytes, mean_line
-from odmt.experiment.images_stage import DOWNLOADS, needed_items
+from odmt.experiment.dry_run_images import due_pictures, images_after_import, images_before_import
+from odmt.experiment.estimates import about, extraction_rate, free_bytes, mean_line
+from odmt.experiment.images_stage import needed_items
 from odmt.experiment.import_stage import wanted_of_plan
 from odmt.experiment.prepare_plan import DEMO_SOURCE, PreparePlan, counted, source_folder
-from odmt.features.downloads import downloaded_files
 from odmt.features.encoder_shapes import encoder_shape
 from odmt.features.extract import pending_items, wanted_features
-from odmt.features.images import IMAGES_FILE, open_images, read_entries
-from odmt.features.picture_places import Located, Place, locate
+from odmt.features.images import IMAGES_FILE
 from odmt.features.store import EncoderConfig, feature_store_path, modality_of
-from odmt.features.workers import usable_cpus
 from odmt.home import Home
 
 _READING = 60e6
@@ -34,6 +32,24 @@ _READING = 60e6
 _PACKED = 4
 """How much larger JSON is than its gzip."""
 _READING_BACK = 2e8
+_DEMO_ITEMS = 500
+_USUAL_WIDTH, _USUAL_TOKENS, _USUAL_PARAMETERS = 768, 50, 86e6
+"""Of an encoder that is not on this machine: those of BERT-base and ViT-B/32."""
+
+
+class _Expected(NamedTuple):
+    """How many items need pictures and features.
+
+    Attributes:
+        number: of them.
+        exact: False before the import: then it is an upper bound, estimated.
+    """
+
+    number: int
+    exact: bool
+
+    def __str__(self) -> str:
+        return f"{self.number:,}" if self.exact else f"at most about {self.number:,}"
 
 
 def forecast_stages(home: Home, plan: PreparePlan) -> Iterator[tuple[str, list[str]]]:
@@ -47,35 +63,41 @@ def forecast_stages(home: Home, plan: PreparePlan) -> Iterator[tuple[str, list[s
 
 def _import(home: Home, plan: PreparePlan) -> list[str]:
     folder = home.dataset(plan.dataset)
-    if plan.generate_demo and not (folder / DEMO_SOURCE).is_dir():
-        return ["would generate the demo set: 2,000 users, 500 items, about 2 s"]
-    source = source_folder(home, plan)
+    found = _found(home, plan)
+    if found is None and plan.generate_demo:
+        return [f"would generate the demo set: 2,000 users, {_DEMO_ITEMS} items, about 2 s"]
     record = read_record(folder)
-    if source is None:
+    if found is None:
         return [f"up to date: {_imported_size(folder)}; the source {record.source if record else ''} is gone"]
-    found = find_source(source, plan.settings.form)
     form = FORMS[found.form]
-    named = f"{form.title} in {source}"
-    if record is not None and is_whole(folder, record) and _unchanged(record, found, plan):
+    named = f"{form.title} in {next(iter(found.files.values())).parent}"
+    if record is not None and _is_current(folder, record, found, plan):
         return [f"up to date: {named}: {_imported_size(folder)}"]
     sentences = [f"would import {named}"]
     for path in found.files.values():
-        num_bytes = path.stat().st_size * (_PACKED if path.suffix == ".gz" else 1)
-        lines = round(num_bytes / max(1.0, mean_line(path)))
-        sentences.append(
-            f"  {path.name}: {size(path.stat().st_size)}, about {lines:,} lines, {about(num_bytes / _READING)}"
-        )
+        seconds = _content_bytes(path) / _READING
+        sentences.append(f"  {path.name}: {size(path.stat().st_size)}, about {_lines(path):,} lines, {about(seconds)}")
     wanted = wanted_of_plan(form, plan)
-    sentences.append(
-        f"  of these users with {wanted.min_user} and items with {wanted.min_item} interactions or more"
-        + (f", {wanted.max_users:,} users at most" if wanted.max_users else "")
-    )
+    if not wanted.takes_all:
+        sentences.append(
+            f"  of these users with {wanted.min_user} and items with {wanted.min_item} interactions or more"
+            + (f", {wanted.max_users:,} users at most" if wanted.max_users else "")
+        )
     return sentences
 
 
-def _unchanged(record: ImportRecord, found: Found, plan: PreparePlan) -> bool:
+def _found(home: Home, plan: PreparePlan) -> Found | None:
+    """Return the source's files; None if the source is gone, or the demo set has not been generated."""
+    if plan.generate_demo and not (home.dataset(plan.dataset) / DEMO_SOURCE).is_dir():
+        return None
+    source = source_folder(home, plan)
+    return None if source is None else find_source(source, plan.settings.form)
+
+
+def _is_current(folder: Path, record: ImportRecord, found: Found, plan: PreparePlan) -> bool:
     selection = list(wanted_of_plan(FORMS[found.form], plan))
-    return (record.form, record.files, record.selection) == (found.form, stamps(found), selection)
+    same = (record.form, record.files, record.selection) == (found.form, stamps(found), selection)
+    return same and is_whole(folder, record)
 
 
 def _imported_size(folder: Path) -> str:
@@ -83,105 +105,70 @@ def _imported_size(folder: Path) -> str:
     return counted(imported.interactions, imported.catalogue)
 
 
-class _Due(NamedTuple):
-    """Pictures that the images stage would read, and those it would look for in vain."""
+def _content_bytes(path: Path) -> int:
+    return path.stat().st_size * (_PACKED if path.suffix == ".gz" else 1)
 
-    items: list[str]
-    places: dict[str, Place]
-    located: Located
-    imported: Imported
+
+def _lines(path: Path) -> int:
+    return round(_content_bytes(path) / max(1.0, mean_line(path)))
+
+
+def _expected(home: Home, plan: PreparePlan) -> _Expected:
+    folder = home.dataset(plan.dataset)
+    found, record = _found(home, plan), read_record(folder)
+    if record is not None and (found is None or _is_current(folder, record, found, plan)):
+        return _Expected(len(needed_items(read_import(folder))), True)
+    if found is None:
+        return _Expected(_DEMO_ITEMS, False)
+    lists_items = next(found.files[part] for part in ("text", "articles", "titles", "meta") if part in found.files)
+    return _Expected(_lines(lists_items), False)
 
 
 def _images(home: Home, plan: PreparePlan) -> list[str]:
-    due = _due_pictures(home, plan)
-    if due is None:
-        return ["would read and check a picture of every item that is left; how many is known after the import"]
-    sentences = []
-    if due.places:
-        num_bytes = sum(place.num_bytes for place in due.places.values() if place.kind == "file")
-        shown = f", {size(num_bytes)}" if num_bytes else ""
-        seconds = decode_seconds(list(due.places.values())) * len(due.places) / _workers(plan)
-        sentences.append(f"would read {len(due.places):,} of {len(due.items):,} pictures{shown}, {about(seconds)}")
-    else:
-        sentences.append(f"no picture to read: {len(due.items) - len(due.located.reasons):,} are there")
-    lacking = list(due.located.reasons)
-    addressed = sum(1 for item in lacking if due.imported.urls.get(item))
-    if addressed and plan.download:
-        per_second = plan.settings.download_connections
-        sentences.append(
-            f"would fetch up to {addressed:,} pictures, {about(addressed / per_second)} at one a connection"
-        )
-        lacking = [item for item in lacking if not due.imported.urls.get(item)]
-    elif addressed:
-        sentences.append(f"{addressed:,} more have an address: --download-images fetches them")
-    if lacking:
-        what = {"fail": "would stop", "drop": "would drop them", "blank": "would give them a grey picture"}
-        example = f"such as {lacking[0]!r}, which {due.located.reasons[lacking[0]]}"
-        sentences.append(f"{len(lacking):,} items without a picture, {example}: {what[plan.settings.missing_images]}")
-    return sentences
-
-
-def _due_pictures(home: Home, plan: PreparePlan) -> _Due | None:
-    """Return what the images stage has to do; None as long as the source has not been imported."""
-    folder = home.dataset(plan.dataset)
-    record = read_record(folder)
-    if record is None or not is_whole(folder, record) or not Path(record.source).is_dir():
-        return None
-    imported = read_import(folder)
-    items = needed_items(imported)
-    located = locate(record.pictures, items, downloaded_files(folder / DOWNLOADS))
-    known = {}
-    if (folder / IMAGES_FILE).exists():
-        with open_images(folder) as store:
-            known = read_entries(store)
-    due = {
-        item: place for item, place in located.places.items() if item not in known or known[item].stamp != place.stamp
-    }
-    return _Due(items, due, located, imported)
+    expected = _expected(home, plan)
+    due = due_pictures(home, plan) if expected.exact else None
+    if due is not None:
+        return images_after_import(due, plan)
+    return images_before_import(_found(home, plan), str(expected), expected.number, plan)
 
 
 def _features(home: Home, plan: PreparePlan) -> list[str]:
+    return [_feature_sentence(home, plan, encoder) for encoder in plan.encoders]
 
+
+def _feature_sentence(home: Home, plan: PreparePlan, encoder: EncoderConfig) -> str:
     folder = home.dataset(plan.dataset)
-    if not dataset_exists(folder):
-        return [f"would extract {_encoder_words(folder, encoder)} of every item" for encoder in plan.encoders]
-    catalogue = read_catalogue(folder)
-    rows = read_interactions(folder, catalogue).occurring_rows
-    return [_feature_sentence(home, plan, encoder, catalogue, rows) for encoder in plan.encoders]
-
-
-def _feature_sentence(home: Home, plan: PreparePlan, encoder: EncoderConfig, catalogue: Any, rows: np.ndarray) -> str:
-    folder = home.dataset(plan.dataset)
-    words = _encoder_words(folder, encoder)
+    words = f"{modality_of(encoder)} features of {encoder.model}"
+    expected = _expected(home, plan)
     try:
-        path, digests = wanted_features(home, plan.dataset, encoder, catalogue, rows)
-        pending = pending_items(path, digests)[1]
+        path = feature_store_path(home, plan.dataset, encoder)
     except MissingDataError as error:
         if plan.tiny_encoders:
-            return f"would make the encoder and extract {words} of {len(rows):,} items, about 10 s"
-        return f"cannot extract {words} yet: {error}"
+            return f"would make a tiny encoder and extract {words} of {expected} items, about 10 s"
+        return f"cannot extract {words}: {error}"
+    pending = expected.number
+    if expected.exact and dataset_exists(folder) and (folder / IMAGES_FILE).exists():
+        catalogue = read_catalogue(folder)
+        rows = read_interactions(folder, catalogue).occurring_rows
+        pending = len(pending_items(*wanted_features(home, plan.dataset, encoder, catalogue, rows))[1])
     if not pending:
-        return f"up to date: {words} of {len(digests):,} items"
+        return f"up to date: {words} of {expected} items"
     shape = encoder_shape(encoder, folder)
-    known = "" if shape else " (width 768 assumed: the model is not on this machine)"
-    width, tokens = (shape.width, shape.max_tokens) if shape else (768, 50)
-    num_bytes = len(pending) * tokens * width * 2
-    free = free_bytes(path)
+    known = "" if shape else f" (width {_USUAL_WIDTH} assumed: the model is not on this machine)"
+    usual = encoder.max_tokens if isinstance(encoder, TextEncoderConfig) else _USUAL_TOKENS
+    width, tokens = (shape.width, shape.max_tokens) if shape else (_USUAL_WIDTH, usual)
+    flops = shape.flops_per_item if shape else 2 * _USUAL_PARAMETERS * tokens
+    num_bytes, free = pending * tokens * width * 2, free_bytes(path)
     lack = "" if num_bytes < free else f", and only {size(free)} are free"
-    rate, why = extraction_rate(home, path, shape.flops_per_item if shape else 2 * 86e6 * tokens)
+    rate, why = extraction_rate(home, path, flops)
+    many = f"{pending:,} of {expected}" if expected.exact else str(expected)
     return (
-        f"would extract {words} of {len(pending):,} of {len(digests):,} items: up to {size(num_bytes)}{known}{lack}, "
-        f"{about(len(pending) / rate)} ({why})"
+        f"would extract {words} of {many} items: up to {size(num_bytes)}{known}{lack}, {about(pending / rate)} ({why})"
     )
 
 
-def _encoder_words(folder: Path, encoder: EncoderConfig) -> str:
-    return f"{modality_of(encoder)} features of {encoder.model}"
-
-
 def _verify(home: Home, plan: PreparePlan) -> list[str]:
-    folder = home.dataset(plan.dataset)
-    paths = [folder / IMAGES_FILE]
+    paths = [home.dataset(plan.dataset) / IMAGES_FILE]
     for encoder in plan.encoders:
         try:
             paths.append(feature_store_path(home, plan.dataset, encoder))
@@ -193,7 +180,3 @@ def _verify(home: Home, plan: PreparePlan) -> list[str]:
         return ["would read back all that the stages before it make"]
     seconds = about(num_bytes / _READING_BACK)
     return [f"would read back {size(num_bytes)}, {seconds}, unless that was done since the last change"]
-
-
-def _workers(plan: PreparePlan) -> int:
-    return plan.settings.workers or usable_cpus()

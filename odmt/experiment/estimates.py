@@ -3,14 +3,16 @@
 import shutil
 import time
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from odmt.commands import duration
 from odmt.data.lines import blocks
+from odmt.data.sources.common import Pictures
 from odmt.errors import DataError, OdmtError
-from odmt.features.picture_places import Place, close_places, content_of
+from odmt.features.picture_places import SUFFIXES, Place, close_places, content_of, file_place
 from odmt.features.pictures import decode
 from odmt.features.records import RecordFile
 from odmt.features.store import checked_manifest
@@ -27,6 +29,14 @@ def mean_line(path: Path) -> float:
     """Return the mean length of the lines in a file's first block, in bytes."""
     content = next(blocks(path), None)
     return len(content.content) / max(1, content.next_line - content.first_line) if content else 1.0
+
+
+def some_pictures(pictures: Pictures) -> list[Place]:
+    """Return where a few of a source's pictures are; none if they are in an LMDB or there are none."""
+    if pictures.folder is None:
+        return []
+    files = Path(pictures.folder).glob("*/*" if pictures.nested else "*")
+    return [file_place(path) for path in islice((path for path in files if path.suffix.lower() in SUFFIXES), SAMPLE)]
 
 
 def decode_seconds(places: Sequence[Place]) -> float:

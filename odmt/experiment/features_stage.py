@@ -1,5 +1,7 @@
 """The third stage: each encoder's features of every item that somebody met."""
 
+from pathlib import Path
+
 from odmt.commands import duration, size
 from odmt.data.imported import read_import
 from odmt.data.interactions import (
@@ -10,12 +12,13 @@ from odmt.data.interactions import (
     read_interactions,
     readable_digest,
 )
-from odmt.errors import MissingDataError
+from odmt.errors import FeatureStoreError, MissingDataError
 from odmt.experiment.images_stage import own_tables
 from odmt.experiment.prepare_plan import PreparePlan, StageReport
+from odmt.features.encoding import LocalEncoding
 from odmt.features.extract import extract
 from odmt.features.images import open_images, read_entries
-from odmt.features.store import modality_of
+from odmt.features.store import feature_store_path, modality_of, model_folder, open_features
 from odmt.home import Home
 
 
@@ -42,6 +45,33 @@ def run_features(home: Home, plan: PreparePlan) -> StageReport:
             f"{size(result.path.stat().st_size)}"
         )
     return StageReport("features", made, "; ".join(words) or "no encoders asked for")
+
+
+def check_encoders(home: Home, plan: PreparePlan) -> None:
+    """Check that the encoders can be had, before hours of other work: of a hub's the configuration is fetched.
+
+    Raises:
+        MissingDataError: one can not; says where to put it.
+    """
+    folder = home.dataset(plan.dataset)
+    for encoder in plan.encoders:
+        if plan.tiny_encoders and encoder.model.startswith("./"):
+            continue
+        if model_folder(encoder, folder) or _is_complete(feature_store_path(home, plan.dataset, encoder)):
+            continue
+        if plan.open_encoding is LocalEncoding:  # elsewhere it is the nodes that must reach the hub
+            from odmt.features.loading import loading
+
+            with loading(encoder, folder):
+                pass
+
+
+def _is_complete(path: Path) -> bool:
+    try:
+        open_features(path).close()
+    except FeatureStoreError:
+        return False
+    return True
 
 
 def check_tables(home: Home, plan: PreparePlan) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from odmt.data.ownership import owned, sweep
-from odmt.experiment.features_stage import run_features
+from odmt.experiment.features_stage import check_encoders, run_features
 from odmt.experiment.images_stage import run_images
 from odmt.experiment.import_stage import run_import
 from odmt.experiment.prepare_plan import PreparePlan, StageReport
@@ -37,6 +37,8 @@ def prepare(home: Home, plan: PreparePlan, on_stage: Callable[[StageReport], Non
         FeatureStoreError: a store is unreadable, the disk is too small, or what was written does not read back.
         ServiceError: pictures are to be fetched and their server cannot be reached.
     """
+    if "features" in plan.stages:
+        check_encoders(home, plan)
     reports = []
     folder = home.dataset(plan.dataset)
     with owned(folder):

@@ -80,15 +80,13 @@ def _wrapped(text: str, font: "ImageFont.FreeTypeFont") -> list[str]:
     """Break a title into at most three lines, at blanks where it has any."""
     lines: list[str] = []
     rest = text
-    while rest and len(lines) < _TEXT_LINES:
+    while rest and len(lines) < _TEXT_LINES - 1:
         fitting = len(_cut(rest, font, mark=""))
         if fitting < len(rest) and " " in rest[:fitting]:
             fitting = rest[:fitting].rindex(" ")
         lines.append(rest[: max(1, fitting)].strip())
         rest = rest[max(1, fitting) :].strip()
-    if rest:
-        lines[-1] = _cut(lines[-1] + rest, font)
-    return lines
+    return [*lines, _cut(rest, font)] if rest else lines
 
 
 def _cut(text: str, font: "ImageFont.FreeTypeFont", mark: str = "…") -> str:

@@ -71,11 +71,11 @@ def locate(pictures: Pictures, items: Iterable[str], fetched: Mapping[str, list[
                 names = ", ".join(path.name for path in candidates)
                 found.reasons[item] = f"has {len(candidates)} pictures: {names}"
             elif candidates:
-                found.places[item] = _file(candidates[0])
+                found.places[item] = file_place(candidates[0])
             elif place := records.place(item):
                 found.places[item] = place
             elif item in fetched:
-                found.places[item] = _file(fetched[item][0])
+                found.places[item] = file_place(fetched[item][0])
             else:
                 found.reasons[item] = "has no picture"
     return found
@@ -150,7 +150,8 @@ def _content_file(path: Path) -> Path:
     return path / "data.mdb" if path.is_dir() else path
 
 
-def _file(path: Path) -> Place:
+def file_place(path: Path) -> Place:
+    """Return the place of a picture that is a file."""
     return Place("file", str(path), b"", _stamp(path))
 
 

@@ -154,6 +154,19 @@ def held_digests(store: RecordFile) -> dict[str, bytes]:
         return {key.removeprefix(_DIGEST_INDEX): bytes(value) for key, value in view.scan(_DIGEST_INDEX)}
 
 
+def held_commit(path: Path) -> str | None:
+    """Return the hub commit that a store's features were made with; None for a folder's, or if there is no store yet.
+
+    Raises:
+        FeatureStoreError: the store is unreadable, or another kind of file.
+    """
+    if not path.exists():
+        return None
+    with RecordFile(path) as store:
+        commit: str | None = checked_manifest(store)["commit"]
+        return commit
+
+
 def checked_manifest(store: RecordFile) -> dict[str, Any]:
     """Return a feature store's manifest.
 
