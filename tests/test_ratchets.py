@@ -65,6 +65,11 @@ def test_every_error_class_stands_in_the_tree_with_its_exit_code():
 
 def test_every_configuration_key_is_documented():
     from odmt.config import dotted_values
+    from odmt.tuning.sections import SECTIONS
 
     text = (CHECKOUT / "docs" / "search-spaces.md").read_text(encoding="utf-8")
-    assert [key for key in dotted_values(RunConfig()) if key not in text] == []
+    keys = [
+        *dotted_values(RunConfig()),
+        *(f"{name}.{key}" for name, cls in SECTIONS.items() for key in dotted_values(cls())),
+    ]
+    assert [key for key in keys if f"`{key}`" not in text] == []

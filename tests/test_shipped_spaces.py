@@ -1,5 +1,7 @@
 """The four spaces of the paper's data sets: they load, and their first trial is the authors' setting."""
 
+from itertools import pairwise
+
 import pytest
 
 from odmt.tuning.space import load_space
@@ -34,3 +36,23 @@ def test_stream_reads_chinese_titles():
 @pytest.mark.parametrize("name", AUTHORS)
 def test_a_trial_of_the_paper_takes_one_gpu(name):
     assert load_space(name).resources.gpus_per_trial == 1
+
+
+@pytest.mark.parametrize("name", AUTHORS)
+def test_items_without_a_picture_are_dropped_as_the_paper_has_none(name):
+    assert load_space(name).prepare.missing_images == "drop"
+
+
+def test_of_h_and_m_as_many_users_are_drawn_as_the_paper_has():
+    assert {name: load_space(name).prepare.max_users for name in AUTHORS} == {
+        "arts": None, "office": None, "hm": 50_000, "stream": None
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", AUTHORS)
+def test_every_axis_has_a_reason_in_the_file(name):
+    lines = load_space(name).path.read_text().splitlines()
+    block = lines[lines.index("axes:") + 1 : lines.index("", lines.index("axes:"))]
+    axes = [(above, line) for above, line in pairwise(["", *block]) if not line.strip().startswith("#")]
+    assert len(axes) == len(load_space(name).axes)
+    assert [line for above, line in axes if not above.strip().startswith("#")] == []
