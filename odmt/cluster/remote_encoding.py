@@ -64,30 +64,31 @@ class RemoteEncoding:
         folder = model_folder(config, inputs.dataset_folder)
         files = {path.name: path.read_bytes() for path in model_files(folder)} if folder else None
         self._files = [ray.put(files)] if files is not None else []
-        self._options: dict[str, Any] = {"num_cpus": 1, "num_gpus": GPU_SHARE if device == "cuda" else 0}
+        # max_calls 0: by itself Ray ends a GPU task's process after each call, and the encoder with it.
+        options = {"num_cpus": 1, "num_gpus": GPU_SHARE if device == "cuda" else 0, "max_calls": 0, "max_retries": -1}
+        self._encode = ray.remote(**options)(_encode_titles if self._is_text else _encode_pictures)
+        self._describe, self._count = ray.remote(**options)(_describe), ray.remote(**options)(_count_tokens)
         self._at_once = max(1, int(num_gpus() / GPU_SHARE if device == "cuda" else num_cpus()))
-        self.width, self.max_tokens, self.commit, self._image_size = self._get(_describe)
+        self.width, self.max_tokens, self.commit, self._image_size = self._get(self._describe)
         self.where = f"Ray, up to {self._at_once} tasks at once"
 
     def count_tokens(self, items: Sequence[str]) -> int:
         """Return how many tokens some items have together; titles are looked at in one task."""
         if not self._is_text:
             return len(items) * self.max_tokens
-        return int(self._get(_count_tokens, [self._inputs.titles[item] for item in items]))
+        return int(self._get(self._count, [self._inputs.titles[item] for item in items]))
 
     def run(self, batches: Sequence[list[str]]) -> Generator[list[np.ndarray], None, None]:
         """Yield the features of each batch, in order; a lost node's batches are computed elsewhere."""
         under_way: deque[Any] = deque()
         for items in batches:
             if self._is_text:
-                call = _remote(_encode_titles, self._options)(
-                    self._orders, self._files, [self._inputs.titles[item] for item in items]
-                )
+                titles = [self._inputs.titles[item] for item in items]
+                call = self._encode.remote(self._orders, self._files, titles)
             else:
                 digests = [self._inputs.digests[item] for item in items]
-                call = _remote(_encode_pictures, self._options)(
-                    self._orders, self._files, items, self._pictures(items), digests, self._image_size
-                )
+                pictures = self._pictures(items)
+                call = self._encode.remote(self._orders, self._files, items, pictures, digests, self._image_size)
             under_way.append(call)
             if len(under_way) >= _TASKS_AHEAD * self._at_once:
                 yield _get(under_way.popleft())
@@ -95,17 +96,12 @@ class RemoteEncoding:
             yield _get(under_way.popleft())
 
     def _get(self, task: Any, *arguments: Any) -> Any:
-        return _get(_remote(task, self._options)(self._orders, self._files, *arguments))
+        return _get(task.remote(self._orders, self._files, *arguments))
 
     def _pictures(self, items: Sequence[str]) -> list[bytes]:
         path = self._inputs.dataset_folder / IMAGES_FILE
         with RecordFile(path) as store, store.view() as view:
             return encoded_pictures(view, path, items, self._inputs.digests)
-
-
-def _remote(task: Any, options: dict[str, Any]) -> Any:
-    # max_calls 0: Ray ends a GPU task's process after each call by itself, and the encoder with it.
-    return ray.remote(task).options(max_retries=-1, max_calls=0, **options).remote
 
 
 def _get(reference: Any) -> Any:

@@ -1,4 +1,5 @@
 import os
+import shlex
 import shutil
 
 import numpy as np
@@ -187,6 +188,25 @@ def test_an_encoder_folder_that_is_missing_is_named(folder, home):
         prepare(home, plan(folder, text_encoders=encoders))
 
 
+def test_an_encoder_that_cannot_be_had_is_told_before_anything_is_imported(folder, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    home = Home(folder / "new")
+    with pytest.raises(MissingDataError, match="no-such/model could not be fetched"):
+        prepare(home, plan(folder, text_encoders=(TextEncoderConfig(model="no-such/model"),)))
+    assert not home.root.exists()
+
+
+def test_features_of_an_import_whose_pictures_were_not_looked_at_are_refused(folder, home):
+    behaviours = folder / "source" / "demo_user_behaviours.tsv"
+    behaviours.write_text("".join(behaviours.read_text().splitlines(keepends=True)[:20]))
+    prepare(home, plan(folder, stages=("import",)))
+    with pytest.raises(MissingDataError, match="the images stage has not run to its end since the last import"):
+        prepare(home, plan(folder, stages=("features",)))
+    prepare(home, plan(folder))
+    assert len(read_interactions(home.dataset("arts"), read_catalogue(home.dataset("arts"))).users) == 20
+
+
 def test_one_stage_can_be_asked_for(folder, home):
     assert with_stages(plan(folder), "verify").verify_always
     assert with_stages(plan(folder), "images").stages == ("images",)
@@ -221,3 +241,58 @@ def test_the_command_refuses_a_data_set_that_is_no_folder_name(dataset, space, l
     assert launch("prepare")(["--dataset", dataset, *space]) == 2
     assert capsys.readouterr().err == f"error: --dataset: dataset: {dataset!r} is not a folder name\n"
     assert not (tmp_path / "home").exists()
+
+
+def encoders_asked_for(launch, monkeypatch, *arguments):
+    """Return the plan that the command makes of some arguments."""
+    found = []
+    monkeypatch.setattr("odmt.experiment.prepare.prepare", lambda home, plan, tell: found.append(plan) or [])
+    assert launch("prepare")(list(arguments)) == 0
+    return found[0]
+
+
+def test_a_revision_is_a_setting_of_its_encoder_and_the_next_command_names_it(launch, monkeypatch, capsys):
+    revisions = ["--revision", "text=abc", "--revision", "image=1e5"]
+    asked = encoders_asked_for(launch, monkeypatch, "--dataset", "arts", *revisions)
+    assert [encoder.revision for encoder in asked.encoders] == ["abc", "1e5"]
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert words[-4:] == ["--set", "features.text.revision='abc'", "--set", "features.image.revision='1e5'"]
+
+
+def test_settings_of_prepare_come_from_the_space_and_from_the_command(launch, monkeypatch):
+    asked = encoders_asked_for(launch, monkeypatch, "--space", "hm", "--set", "prepare.missing_images=blank")
+    assert (asked.dataset, asked.settings.max_users, asked.settings.missing_images) == ("hm", 50_000, "blank")
+    without = encoders_asked_for(
+        launch, monkeypatch, "--dataset", "mine", "--set", "prepare.batch_size=3", "--set", "features.text.layer=6"
+    )
+    assert (without.settings.batch_size, without.text_encoders[0].layer) == (3, 6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--revision", "abc"], "--revision: 'abc' is neither text=REV nor image=REV"),
+        (["--set", "train.max_epochs=3"], "--set: train.max_epochs: prepare.py reads prepare.* and features.* only"),
+        (["--set", "prepare.missing_image=drop"], "unknown key; did you mean missing_images?"),
+        (["--set", "prepare.missing_images=dorp"], "expected one of fail, drop, blank, got 'dorp'"),
+        (["--set", "prepare.batch_size=0"], "batch_size: 0 is below 1"),
+        (["--dataset", "mine", "--set", "prepare.workers=-1"], "workers: -1 is below 0"),
+        (["--dataset", "mine", "--set", "features.image.mask_ratio=1"], "mask_ratio: 1.0 is not in [0, 1)"),
+        (["--stage", "import", "--preview"], "--preview: belongs to the stage verify, and --stage import was given"),
+        (["--stage", "verify", "--download-images"], "--download-images: belongs to the stage images"),
+        (["--where", "attach"], "attach needs RAY_ADDRESS"),
+        (["--where", "moon"], "invalid choice: 'moon'"),
+    ],
+)
+def test_flags_that_mean_nothing_end_with_exit_code_2(arguments, sentence, launch, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("ODMT_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert launch("prepare")(["--dataset", "demo", *arguments]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("script", ["train", "tune"])
+def test_other_commands_refuse_settings_that_only_prepare_reads(script, launch, capsys):
+    assert launch(script)(["--space", "arts", "--set", "prepare.missing_images=drop"]) == 2
+    assert "--set prepare.missing_images: only prepare.py reads it" in capsys.readouterr().err

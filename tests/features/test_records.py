@@ -1,8 +1,10 @@
+from types import SimpleNamespace
+
 import lmdb
 import pytest
 
 from odmt.errors import FeatureStoreError
-from odmt.features.records import RecordFile
+from odmt.features.records import RecordFile, check_space
 
 
 @pytest.fixture
@@ -74,3 +76,38 @@ def test_an_lmdb_file_of_another_program_is_refused(tmp_path, write):
         transaction.put(b"__len__", b"3")
     with pytest.raises(FeatureStoreError, match="without our manifest"):
         RecordFile(tmp_path / "r.lmdb", write=write)
+
+
+def test_records_of_a_prefix_come_in_the_order_of_their_keys(path):
+    with RecordFile(path, write=True) as records:
+        records.write({"\0ib": b"1", "\0ia": b"2", "\0j": b"3", "a": b"4", "\0i\u00e9": b"5"})
+    with RecordFile(path) as records, records.view() as view:
+        assert [(key, bytes(value)) for key, value in view.scan("\0i")] == [
+            ("\0ia", b"2"), ("\0ib", b"1"), ("\0i\u00e9", b"5")
+        ]  # fmt: skip
+        assert [key for key, _ in view.scan("\0k")] == []
+
+
+def test_deleted_records_go_in_the_same_transaction_and_missing_ones_are_no_matter(path):
+    with RecordFile(path, write=True) as records:
+        records.write({"a": b"1", "b": b"2"})
+        records.write({"c": b"3"}, delete=["a", "never"])
+        with records.view() as view:
+            assert [view.get(key) is not None for key in "abc"] == [False, True, True]
+
+
+def test_the_map_grows_by_itself(path):
+    with RecordFile(path, write=True) as records:
+        for number in range(5):
+            records.write({str(number): bytes(30 * 2**20)})
+    with RecordFile(path) as records, records.view() as view:
+        assert [len(view.get(str(number))) for number in range(5)] == [30 * 2**20] * 5
+
+
+def test_room_on_the_disk_is_asked_for_with_the_numbers(path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=2 * 10**9))
+    check_space(path.parent / "not" / "there" / "yet.lmdb", 10**9)
+    with pytest.raises(
+        FeatureStoreError, match=r"needs 2\.0 GB more and .* has 2\.0 GB free; free some, or set ODMT_HOME"
+    ):
+        check_space(path, 2 * 10**9)
