@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 from odmt.data.interactions import (
     Catalogue,
     Interactions,
+    content_digest,
     dataset_digest,
     prepare_command,
     read_catalogue,
     read_interactions,
-    readable_digest,
     write_dataset,
 )
 from odmt.data.sources.common import Found, Pictures, Source
@@ -82,7 +82,6 @@ def write_import(folder: Path, source: Source, record: ImportRecord) -> ImportRe
     import pyarrow.parquet as pq
 
     target = folder / FOLDER
-    (target / _RECORD).unlink(missing_ok=True)
     write_dataset(target, source.interactions, source.catalogue)
     if source.urls is not None:
         table = pa.table(
@@ -96,15 +95,20 @@ def write_import(folder: Path, source: Source, record: ImportRecord) -> ImportRe
         (target / _URLS).unlink(missing_ok=True)
     whole = record._replace(digest=dataset_digest(target))
     rewrite_record(folder, whole)
-    shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
+    forget_parts(folder)
     return whole
+
+
+def forget_parts(folder: Path) -> None:
+    """Delete what a stopped import would have gone on from."""
+    shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
 
 
 def rewrite_record(folder: Path, record: ImportRecord) -> None:
     """Keep where an import came from, if that has changed: the source may have moved."""
     path = folder / FOLDER / _RECORD
     named = {"format": _FORMAT, **record._asdict(), "pictures": record.pictures._asdict()}
-    content = json.dumps(named, indent=1, ensure_ascii=False).encode()
+    content = json.dumps(named, indent=1).encode()  # ASCII: a path may hold bytes that are no text
     if not path.is_file() or path.read_bytes() != content:
         write_atomically(path, content)
 
@@ -140,15 +144,23 @@ def read_import(folder: Path) -> Imported:
     if record is None:
         raise MissingDataError(f"data set {folder.name!r} has never been imported into {folder}")
     target = folder / FOLDER
-    if not is_whole(folder, record):
-        raise DataError(f"{target}: is damaged; run: {prepare_command(folder.name)}")
-    catalogue = read_catalogue(target)
-    return Imported(record, read_interactions(target, catalogue), catalogue, _read_urls(target / _URLS))
+    imported = read_whole(folder, record)
+    if imported is None:
+        raise DataError(f"{target}: is damaged or was cut off; run: {prepare_command(folder.name)}")
+    return imported
 
 
-def is_whole(folder: Path, record: ImportRecord) -> bool:
-    """Say whether an import's tables are still what the record says."""
-    return readable_digest(folder / FOLDER) == record.digest
+def read_whole(folder: Path, record: ImportRecord) -> Imported | None:
+    """Return an import whose tables are what its record says, else None."""
+    target = folder / FOLDER
+    try:
+        catalogue = read_catalogue(target)
+        interactions = read_interactions(target, catalogue)
+    except DataError:
+        return None
+    if content_digest(interactions, catalogue) != record.digest:
+        return None
+    return Imported(record, interactions, catalogue, _read_urls(target / _URLS))
 
 
 def _read_urls(path: Path) -> dict[str, list[str]]:

@@ -15,6 +15,8 @@ from typing import BinaryIO, NamedTuple
 from odmt.errors import DataError
 
 BLOCK_BYTES = 32 * 2**20
+LONGEST_LINE = 256 * 2**20
+_PIECE_BYTES = 2**20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -54,7 +56,7 @@ def text_lines(path: Path) -> Iterator[tuple[str, str]]:
 def blocks(
     path: Path, start: int = 0, first_line: int = 1, tell: Callable[[int], None] | None = None
 ) -> Iterator[Block]:
-    """Yield a file's lines in blocks of about 32 MiB; memory stays at a few blocks however large the file is.
+    """Yield a file's lines in blocks of about 32 MiB; memory stays at a few blocks, or at the longest line.
 
     Args:
         path: plain text, or gzip whatever its name.
@@ -63,44 +65,41 @@ def blocks(
         tell: told how many bytes of the file on disk have been read.
 
     Raises:
-        DataError: the file cannot be read, or the compressed stream is damaged or cut off; names the last whole line.
+        DataError: the file cannot be read, has a line of more than 256 MiB, or its compressed stream is damaged or cut
+            off; names the last whole line.
     """
     with _opened(path) as (file, raw):
-        line, rest = first_line, b""
+        end, line, held = start, first_line, bytearray()
         try:
-            _skip(file, start)
-            end = start
-            while chunk := file.read(BLOCK_BYTES):
+            file.seek(start)
+            while piece := file.read(min(_PIECE_BYTES, BLOCK_BYTES)):
+                held += piece
+                if len(held) < BLOCK_BYTES:
+                    continue
                 if tell is not None:
                     tell(raw.tell())
-                lines, feed, after = (rest + chunk).rpartition(b"\n")
-                if not feed:
-                    rest = after
-                    continue
-                content = lines + feed
-                block = Block(_without_mark(content, end), line, end + len(content), line + content.count(b"\n"))
-                yield block
-                end, line, rest = block.end, block.next_line, after
-            if rest:
-                yield Block(_without_mark(rest, end), line, end + len(rest), line + 1)
+                cut = held.rfind(b"\n") + 1
+                if cut:
+                    yield _block(bytes(held[:cut]), end, line)
+                    end, line = end + cut, line + held.count(b"\n", 0, cut)
+                    del held[:cut]
+                elif len(held) > LONGEST_LINE:
+                    raise DataError(f"{path}:{line}: has more than {LONGEST_LINE:,} bytes; that is no text file")
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise DataError(
-                f"{path}: is cut off or damaged after line {line - 1:,} ({error}); download it again"
-            ) from error
+            whole = line - 1 + held.count(b"\n")
+            raise DataError(f"{path}: is cut off or damaged after line {whole} ({error}); download it again") from error
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        if tell is not None:
+            tell(raw.tell())
+        if held:
+            yield _block(bytes(held), end, line)
 
 
-def _without_mark(content: bytes, offset: int) -> bytes:
-    return content.removeprefix(_BYTE_ORDER_MARK) if offset == 0 else content
-
-
-def _skip(file: BinaryIO, count: int) -> None:
-    if file.seekable() and not isinstance(file, gzip.GzipFile):
-        file.seek(count)
-        return
-    while count > 0 and (chunk := file.read(min(count, 2**20))):
-        count -= len(chunk)
+def _block(content: bytes, start: int, line: int) -> Block:
+    lines = content.count(b"\n") + (not content.endswith(b"\n"))
+    text = content.removeprefix(_BYTE_ORDER_MARK) if start == 0 else content
+    return Block(text, line, start + len(content), line + lines)
 
 
 @contextmanager
@@ -111,10 +110,10 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     with raw:
-        if raw.read(2) == _GZIP_MAGIC:
-            raw.seek(0)
+        packed = raw.read(2) == _GZIP_MAGIC
+        raw.seek(0)
+        if packed:
             with gzip.GzipFile(fileobj=raw) as unpacked:
-                yield io.BufferedReader(unpacked, 2**20), raw
+                yield io.BufferedReader(unpacked, _PIECE_BYTES), raw
         else:
-            raw.seek(0)
             yield raw, raw

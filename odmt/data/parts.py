@@ -66,22 +66,32 @@ class PartReader:
         """Yield the rows of all parts in the order of the file, those of an earlier, stopped reading first.
 
         Raises:
-            DataError: the file is cut off, or too many of its lines mean nothing.
+            DataError: the file is cut off, empty, or too many of its lines mean nothing.
         """
-        kept = sorted(self._folder.glob("part-*.parquet"))
-        end, line = 0, 1
-        for path in kept:
-            table, place = _read_part(path)
-            end, line = place.end, place.next_line
+        kept = 0
+        end, line, rows = 0, 1, 0
+        paths = sorted(self._folder.glob("part-*.parquet"))
+        for path in paths:
+            part = _read_part(path)
+            if part is None:  # a disk lost it; from here on the file is read again
+                for later in paths[kept:]:
+                    later.unlink()
+                break
+            table, place = part
+            kept += 1
+            end, line, rows = place.end, place.next_line, rows + table.num_rows
             self._count(place)
             yield table
         with meter(self._label, self._path.stat().st_size, in_bytes=True) as tell:
-            for number, block in enumerate(blocks(self._path, end, line, tell), start=len(kept)):
+            for number, block in enumerate(blocks(self._path, end, line, tell), start=kept):
                 table, damaged = self._parse(block)
                 place = _Place(block.end, block.next_line, len(damaged), damaged[0] if damaged else "")
                 self._count(place)
                 _write_part(self._folder / f"part-{number:06d}.parquet", table, place)
+                rows += table.num_rows
                 yield table
+        if not rows:
+            raise DataError(f"{self.first_damaged or self._path}: the file holds no line that means anything")
 
     def _count(self, place: _Place) -> None:
         self.damaged += place.damaged
@@ -94,11 +104,15 @@ class PartReader:
             )
 
 
-def _read_part(path: Path) -> tuple["pa.Table", _Place]:
+def _read_part(path: Path) -> tuple["pa.Table", _Place] | None:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.read_table(path)
-    return table, _Place(*json.loads(table.schema.metadata[_PART]))
+    try:
+        table = pq.read_table(path)
+        return table, _Place(*json.loads(table.schema.metadata[_PART]))
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _write_part(path: Path, table: "pa.Table", place: _Place) -> None:

@@ -11,20 +11,21 @@ from typing import NamedTuple
 
 from odmt.commands import size
 from odmt.config import TextEncoderConfig
-from odmt.data.imported import ImportRecord, is_whole, read_import, read_record, stamps
-from odmt.data.interactions import dataset_exists, read_catalogue, read_interactions
+from odmt.data.imported import Imported, read_import, read_record, read_whole
+from odmt.data.interactions import read_catalogue, read_interactions
 from odmt.data.sources.common import Found
 from odmt.data.sources.forms import FORMS, find_source
-from odmt.errors import MissingDataError
+from odmt.errors import FeatureStoreError, MissingDataError
 from odmt.experiment.dry_run_images import due_pictures, images_after_import, images_before_import
 from odmt.experiment.estimates import about, extraction_rate, free_bytes, mean_line
 from odmt.experiment.images_stage import needed_items
-from odmt.experiment.import_stage import wanted_of_plan
+from odmt.experiment.import_stage import is_current, wanted_of_plan
 from odmt.experiment.prepare_plan import DEMO_SOURCE, PreparePlan, counted, source_folder
 from odmt.features.encoder_shapes import encoder_shape
 from odmt.features.extract import pending_items, wanted_features
 from odmt.features.images import IMAGES_FILE
-from odmt.features.store import EncoderConfig, feature_store_path, modality_of
+from odmt.features.records import RecordFile
+from odmt.features.store import EncoderConfig, feature_store_path, held_digests, modality_of
 from odmt.home import Home
 
 _READING = 60e6
@@ -63,16 +64,16 @@ def forecast_stages(home: Home, plan: PreparePlan) -> Iterator[tuple[str, list[s
 
 def _import(home: Home, plan: PreparePlan) -> list[str]:
     folder = home.dataset(plan.dataset)
-    found = _found(home, plan)
+    found, former = _found(home, plan), _former(folder)
     if found is None and plan.generate_demo:
         return [f"would generate the demo set: 2,000 users, {_DEMO_ITEMS} items, about 2 s"]
-    record = read_record(folder)
     if found is None:
-        return [f"up to date: {_imported_size(folder)}; the source {record.source if record else ''} is gone"]
+        imported = former or read_import(folder)
+        return [f"up to date: {_size(imported)}; the source {imported.record.source} is gone"]
     form = FORMS[found.form]
     named = f"{form.title} in {next(iter(found.files.values())).parent}"
-    if record is not None and _is_current(folder, record, found, plan):
-        return [f"up to date: {named}: {_imported_size(folder)}"]
+    if former is not None and is_current(former, found, plan):
+        return [f"up to date: {named}: {_size(former)}"]
     sentences = [f"would import {named}"]
     for path in found.files.values():
         seconds = _content_bytes(path) / _READING
@@ -94,14 +95,12 @@ def _found(home: Home, plan: PreparePlan) -> Found | None:
     return None if source is None else find_source(source, plan.settings.form)
 
 
-def _is_current(folder: Path, record: ImportRecord, found: Found, plan: PreparePlan) -> bool:
-    selection = list(wanted_of_plan(FORMS[found.form], plan))
-    same = (record.form, record.files, record.selection) == (found.form, stamps(found), selection)
-    return same and is_whole(folder, record)
+def _former(folder: Path) -> Imported | None:
+    record = read_record(folder)
+    return None if record is None else read_whole(folder, record)
 
 
-def _imported_size(folder: Path) -> str:
-    imported = read_import(folder)
+def _size(imported: Imported) -> str:
     return counted(imported.interactions, imported.catalogue)
 
 
@@ -115,9 +114,9 @@ def _lines(path: Path) -> int:
 
 def _expected(home: Home, plan: PreparePlan) -> _Expected:
     folder = home.dataset(plan.dataset)
-    found, record = _found(home, plan), read_record(folder)
-    if record is not None and (found is None or _is_current(folder, record, found, plan)):
-        return _Expected(len(needed_items(read_import(folder))), True)
+    found, former = _found(home, plan), _former(folder)
+    if former is not None and (found is None or is_current(former, found, plan)):
+        return _Expected(len(needed_items(former)), True)
     if found is None:
         return _Expected(_DEMO_ITEMS, False)
     lists_items = next(found.files[part] for part in ("text", "articles", "titles", "meta") if part in found.files)
@@ -146,13 +145,11 @@ def _feature_sentence(home: Home, plan: PreparePlan, encoder: EncoderConfig) -> 
         if plan.tiny_encoders:
             return f"would make a tiny encoder and extract {words} of {expected} items, about 10 s"
         return f"cannot extract {words}: {error}"
-    pending = expected.number
-    if expected.exact and dataset_exists(folder) and (folder / IMAGES_FILE).exists():
-        catalogue = read_catalogue(folder)
-        rows = read_interactions(folder, catalogue).occurring_rows
-        pending = len(pending_items(*wanted_features(home, plan.dataset, encoder, catalogue, rows))[1])
-    if not pending:
+    pending = _pending(home, plan, encoder) if expected.exact else None
+    if pending == 0:
         return f"up to date: {words} of {expected} items"
+    there = 0 if pending is not None else _held(path)
+    pending = max(0, expected.number - there) if pending is None else pending
     shape = encoder_shape(encoder, folder)
     known = "" if shape else f" (width {_USUAL_WIDTH} assumed: the model is not on this machine)"
     usual = encoder.max_tokens if isinstance(encoder, TextEncoderConfig) else _USUAL_TOKENS
@@ -161,10 +158,30 @@ def _feature_sentence(home: Home, plan: PreparePlan, encoder: EncoderConfig) -> 
     num_bytes, free = pending * tokens * width * 2, free_bytes(path)
     lack = "" if num_bytes < free else f", and only {size(free)} are free"
     rate, why = extraction_rate(home, path, flops)
-    many = f"{pending:,} of {expected}" if expected.exact else str(expected)
-    return (
-        f"would extract {words} of {many} items: up to {size(num_bytes)}{known}{lack}, {about(pending / rate)} ({why})"
-    )
+    many = f"{pending:,} of {expected} items" if expected.exact else f"{expected} items"
+    less = f", less what of the {there:,} there is still good" if there else ""
+    cost = f"up to {size(num_bytes)}{known}{lack}, {about(pending / rate)} ({why})"
+    return f"would extract {words} of {many}{less}: {cost}"
+
+
+def _pending(home: Home, plan: PreparePlan, encoder: EncoderConfig) -> int | None:
+    """Return how many items lack features; None while the images stage has not run to its end."""
+    folder = home.dataset(plan.dataset)
+    try:
+        catalogue = read_catalogue(folder)
+        rows = read_interactions(folder, catalogue).occurring_rows
+        return len(pending_items(*wanted_features(home, plan.dataset, encoder, catalogue, rows))[1])
+    except (MissingDataError, FeatureStoreError):
+        return None
+
+
+def _held(path: Path) -> int:
+    """Return how many items a store holds features of."""
+    try:
+        with RecordFile(path) as store:
+            return len(held_digests(store))
+    except FeatureStoreError:
+        return 0
 
 
 def _verify(home: Home, plan: PreparePlan) -> list[str]:

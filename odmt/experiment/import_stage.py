@@ -6,10 +6,12 @@ from odmt.data import demo
 from odmt.data.events import Wanted
 from odmt.data.imported import (
     WORK_FOLDER,
+    Imported,
     ImportRecord,
-    is_whole,
+    forget_parts,
     read_import,
     read_record,
+    read_whole,
     rewrite_record,
     stamps,
     write_import,
@@ -32,24 +34,26 @@ def run_import(home: Home, plan: PreparePlan) -> StageReport:
     if plan.generate_demo and not (folder / DEMO_SOURCE).is_dir():
         demo.generate(folder / DEMO_SOURCE)
     source = source_folder(home, plan)
-    former = read_record(folder)
+    record = read_record(folder)
     if source is None:
-        return _report(folder, changed=False)
+        return _report(read_import(folder), changed=False)
     found = find_source(source, plan.settings.form)
     form = FORMS[found.form]
     plan.tell(f"source {source}: {form.title} ({', '.join(path.name for path in found.files.values())})")
+    former = None if record is None else read_whole(folder, record)
     fresh = _record(source, found, form, plan)
-    if former is not None and is_whole(folder, former) and _same(former, fresh):
-        rewrite_record(folder, fresh._replace(notes=former.notes, digest=former.digest))
-        return _report(folder, changed=False)
+    if former is not None and is_same(former.record, fresh):
+        rewrite_record(folder, fresh._replace(notes=former.record.notes, digest=former.record.digest))
+        forget_parts(folder)
+        return _report(former, changed=False)
     try:
         content = form.read(found, wanted_of_plan(form, plan), folder / WORK_FOLDER)
     except DataError:
         _leave_nothing(folder)
         raise
-    whole = former is not None and is_whole(folder, former)
     written = write_import(folder, content, fresh._replace(notes=content.notes))
-    return _report(folder, changed=not whole or former is None or former.digest != written.digest)
+    imported = Imported(written, content.interactions, content.catalogue, content.urls or {})
+    return _report(imported, changed=former is None or former.record.digest != written.digest)
 
 
 def _record(source: Path, found: Found, form: Form, plan: PreparePlan) -> ImportRecord:
@@ -70,12 +74,17 @@ def wanted_of_plan(form: Form, plan: PreparePlan) -> Wanted:
     )
 
 
-def _same(former: ImportRecord, fresh: ImportRecord) -> bool:
+def is_same(former: ImportRecord, fresh: ImportRecord) -> bool:
+    """Say whether the same of the same files was read."""
     return (former.form, former.files, former.selection) == (fresh.form, fresh.files, fresh.selection)
 
 
-def _report(folder: Path, *, changed: bool) -> StageReport:
-    imported = read_import(folder)
+def is_current(former: Imported, found: Found, plan: PreparePlan) -> bool:
+    """Say whether an import is what a source's files would give now."""
+    return is_same(former.record, _record(next(iter(found.files.values())).parent, found, FORMS[found.form], plan))
+
+
+def _report(imported: Imported, *, changed: bool) -> StageReport:
     summary = f"{FORMS[imported.record.form].title}: {counted(imported.interactions, imported.catalogue)}"
     return StageReport("import", changed, summary, notes=noted(imported.record))
 

@@ -11,7 +11,7 @@ from odmt.data.ownership import owned, sweep
 from odmt.experiment.features_stage import check_encoders, run_features
 from odmt.experiment.images_stage import run_images
 from odmt.experiment.import_stage import run_import
-from odmt.experiment.prepare_plan import PreparePlan, StageReport
+from odmt.experiment.prepare_plan import PreparePlan, StageReport, source_folder
 from odmt.experiment.verify_stage import run_verify
 from odmt.home import Home
 
@@ -37,6 +37,7 @@ def prepare(home: Home, plan: PreparePlan, on_stage: Callable[[StageReport], Non
         FeatureStoreError: a store is unreadable, the disk is too small, or what was written does not read back.
         ServiceError: pictures are to be fetched and their server cannot be reached.
     """
+    source_folder(home, plan)  # without source and import there is nothing to do
     if "features" in plan.stages:
         check_encoders(home, plan)
     reports = []

@@ -45,7 +45,11 @@ def test_the_core_is_taken_again_once_items_without_metadata_have_gone(tmp_path)
     found = find(folder_of(tmp_path, reviews, [meta(item) for item in "ACD"]))
     source = read(found, Wanted(2, 2, None, 1), tmp_path / "work")
     assert sequences(source) == {"u": ["A", "D"], "w": ["A", "D"]}
-    assert source.notes == {"items without metadata": 1, "interactions outside the core or the drawn users": 2}
+    assert source.notes == {
+        "items without metadata": 1,
+        "interactions with such items": 2,
+        "interactions outside the core or the drawn users": 2,
+    }
 
 
 def test_what_is_told_twice_counts_once(tmp_path):
@@ -71,6 +75,25 @@ def test_a_few_damaged_lines_are_counted_with_the_first(tmp_path):
     assert list(source.notes.values()) == [3, 1]
 
 
+@pytest.mark.parametrize("time", [True, 2**64 - 1, 1.5, "1", None])
+def test_a_time_that_is_none_is_a_damaged_line(time, tmp_path):
+    reviews = [review("u", "A", 1), {"reviewerID": "u", "asin": "A", "unixReviewTime": time}]
+    source = read(find(folder_of(tmp_path, reviews, [meta("A")])), ALL, tmp_path / "work")
+    assert sequences(source) == {"u": ["A"]}
+    assert list(source.notes.values()) == [1]
+
+
+@pytest.mark.parametrize("lines", [["<html>"], []])
+def test_a_file_without_a_line_that_means_anything_is_named(lines, tmp_path):
+    with pytest.raises(DataError, match=r"Arts_5\.json\.gz.*: the file holds no line that means anything"):
+        read(find(folder_of(tmp_path, lines, [meta("A")])), ALL, tmp_path / "work")
+
+
+def test_files_that_do_not_belong_together_are_told(tmp_path):
+    with pytest.raises(DataError, match="all 1 items of the interactions are items without metadata: the files do not"):
+        read(find(folder_of(tmp_path, [review("u", "A", 1)], [meta("B")])), ALL, tmp_path / "work")
+
+
 def test_a_file_that_holds_something_else_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"Arts_5\.json\.gz:1: is not JSON .*; 50 of the first 50 lines are like that"):
         read(find(folder_of(tmp_path, ["<html>"] * 50, [])), ALL, tmp_path / "work")
@@ -80,7 +103,7 @@ def test_a_file_that_is_cut_off_is_named(tmp_path):
     folder = folder_of(tmp_path, [review(f"u{n}", "A", n) for n in range(500)], [meta("A")])
     whole = (folder / "Arts_5.json.gz").read_bytes()
     (folder / "Arts_5.json.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"Arts_5\.json\.gz: is cut off or damaged after line 0 .*download it again"):
+    with pytest.raises(DataError, match=r"Arts_5\.json\.gz: is cut off or damaged after line \d+ .*download it again"):
         read(find(folder), ALL, tmp_path / "work")
 
 
@@ -104,6 +127,7 @@ def test_the_smaller_file_of_reviews_is_taken_and_a_plain_one_too(tmp_path):
     [
         ({"title": "A &amp; B", "category": ["X", "Y"], "brand": "Z"}, "A & B X Y Z"),
         ({"title": "<b>Bold</b>  pen\n", "category": [], "brand": ""}, "Bold pen"),
+        ({"title": "Cable &lt; 3 m, tips &gt; 5 mm black"}, "Cable < 3 m, tips > 5 mm black"),
         ({"title": 'var aPageStart = (new Date()).getTime();', "category": ["X"], "brand": None}, "X"),
         ({}, ""),
         ({"title": 5, "category": "X", "brand": ["Z"]}, ""),

@@ -51,7 +51,7 @@ def test_articles_that_are_not_described_go(tmp_path):
     sales = ["2018-09-20,u,0108775015,0.05,2", "2018-09-21,u,0999999999,0.05,2"]
     source = read(find(folder_of(tmp_path, sales)), ALL, tmp_path / "work")
     assert sequences(source) == {"u": ["0108775015"]}
-    assert source.notes == {"articles that articles.csv lacks": 1}
+    assert source.notes == {"articles that articles.csv lacks": 1, "interactions with such items": 1}
 
 
 @pytest.mark.parametrize(
@@ -61,6 +61,9 @@ def test_articles_that_are_not_described_go(tmp_path):
         ("20.9.2018,u,0108775015,0.05,2", r"transactions_train\.csv:3: t_dat is '20\.9\.2018'"),
         ("2018-09-20,,0108775015,0.05,2", r"transactions_train\.csv:3: customer_id is ''"),
         ("2018-09-20,u,shirt,0.05,2", r"transactions_train\.csv:3: article_id is 'shirt'"),
+        ("2018-09-20,u,\u0661\u0662,0.05,2", r"transactions_train\.csv:3: article_id is "),
+        ("2018-09-20,u\rx,0108775015,0.05,2", r"transactions_train\.csv:3: is not a line of CSV"),
+        ('2018-09-20,"u,0108775015,0.05,2', r"transactions_train\.csv:3: is not a line of CSV"),
     ],
 )
 def test_a_few_damaged_sales_are_counted_with_the_first(sale, sentence, tmp_path):
@@ -73,12 +76,43 @@ def test_a_few_damaged_sales_are_counted_with_the_first(sale, sentence, tmp_path
         raise AssertionError(note)
 
 
-def test_sales_that_are_not_text_are_refused_with_the_line(tmp_path):
+def test_a_line_that_is_not_text_is_counted_too(tmp_path):
     folder = folder_of(tmp_path, ["2018-09-20,u,0108775015,0.05,2"])
     with open(folder / "transactions_train.csv", "ab") as file:
         file.write(b"2018-09-20,\xff,0108775015,0.05,2\n")
-    with pytest.raises(DataError, match=r"transactions_train\.csv:3: is not UTF-8 text \(byte 0xff\)"):
+    (note,) = read(find(folder), ALL, tmp_path / "work").notes
+    assert "transactions_train.csv:3: is not a line of CSV ('utf-8' codec can't decode byte 0xff" in note
+
+
+def test_a_stray_quote_costs_its_own_line_and_no_other(tmp_path):
+    sales = [f"2018-09-{day:02d},u,0108775015,0.05,2" for day in range(1, 29)]
+    for place in (9, 19):
+        sales[place] = sales[place].replace(",u,", ',"u,')
+    source = read(find(folder_of(tmp_path, sales)), ALL, tmp_path / "work")
+    assert sequences(source) == {"u": ["0108775015"] * 26}
+    assert list(source.notes.values()) == [2]
+
+
+def test_rows_of_another_number_of_fields_than_the_header_are_told(tmp_path):
+    with pytest.raises(
+        DataError, match=r"transactions_train\.csv:2: has 2 fields; expected 5.*no line that means anything"
+    ):
+        read(find(folder_of(tmp_path, ["u,1"] * 3)), ALL, tmp_path / "work")
+
+
+@pytest.mark.parametrize("header", ["a\rb", "x" * 140_000, '"t_dat'])
+def test_a_header_that_is_none_is_told(header, tmp_path):
+    folder = folder_of(tmp_path, [])
+    (folder / "transactions_train.csv").write_bytes(header.encode())
+    with pytest.raises(DataError, match=r"transactions_train\.csv:1: (is not a line of CSV|has no column t_dat)"):
         read(find(folder), ALL, tmp_path / "work")
+
+
+def test_an_article_on_two_lines_is_counted_and_the_first_counts(tmp_path):
+    articles = ARTICLES + "0108775015,Another,a,b,c,d\n"
+    source = read(find(folder_of(tmp_path, ["2018-09-20,u,0108775015,0.05,2"], articles)), ALL, tmp_path / "work")
+    assert source.catalogue.titles[0].startswith("Strap top")
+    assert source.notes == {"further lines of articles in articles.csv; the first counts": 1}
 
 
 @pytest.mark.parametrize(
@@ -88,9 +122,10 @@ def test_sales_that_are_not_text_are_refused_with_the_line(tmp_path):
             "article_id,prod_name\n1,x\n",
             r"articles\.csv:1: has no column product_type_name, .*its columns are article_id",
         ),
-        ("", r"articles\.csv:1: has no column article_id, .*its columns are none"),
+        ("", r"articles\.csv: is empty"),
+        (ARTICLES + "shirt,a,b,c,d,e\n", r"articles\.csv:4: article id 'shirt' is not a number"),
         (ARTICLES + "1,2\n", r"articles\.csv:4: has 2 fields; expected 6: article_id"),
-        (ARTICLES.encode() + b"1,\xff,a,b,c,d\n", r"articles\.csv:\d: is not UTF-8 text"),
+        (ARTICLES.encode() + b"1,\xff,a,b,c,d\n", r"articles\.csv:4: is not UTF-8 text \(byte 0xff\)"),
         (ARTICLES + "../x,a,b,c,d,e\n", r"articles\.csv:4: item id '\.\./x' holds '/'"),
     ],
 )
@@ -107,10 +142,10 @@ def test_a_missing_column_of_the_sales_is_named(tmp_path):
         read(find(folder), ALL, tmp_path / "work")
 
 
-def test_byte_order_mark_and_windows_line_ends_are_tolerated(tmp_path):
+def test_byte_order_mark_windows_line_ends_and_blanks_are_tolerated(tmp_path):
     folder = folder_of(tmp_path, [])
     (folder / "transactions_train.csv").write_bytes(
-        b"\xef\xbb\xbf" + HEADER.replace("\n", "\r\n").encode() + b"2018-09-20,u,0108775015,0.05,2\r\n"
+        b"\xef\xbb\xbf\r\n" + HEADER.replace("\n", "\r\n").encode() + b"2018-09-20 ,u,0108775015,0.05,2 \r\n"
     )
     (folder / "articles.csv").write_bytes(b"\xef\xbb\xbf" + ARTICLES.replace("\n", "\r\n").encode())
     source = read(find(folder), ALL, tmp_path / "work")

@@ -1,8 +1,10 @@
+import os
+
 import numpy as np
 import pytest
 
-from odmt.data.imported import ImportRecord, is_whole, read_import, read_record, stamps, write_import
-from odmt.data.interactions import Catalogue, Interactions
+from odmt.data.imported import ImportRecord, read_import, read_record, read_whole, rewrite_record, stamps, write_import
+from odmt.data.interactions import Catalogue, Interactions, write_dataset
 from odmt.data.sources.common import Found, Pictures, Source
 from odmt.errors import DataError, MissingDataError
 
@@ -31,7 +33,6 @@ def test_an_import_reads_back_with_addresses_and_where_it_came_from(folder):
     np.testing.assert_array_equal(imported.interactions.items, [1, 0, 1])
     assert imported.urls == SOURCE.urls
     assert imported.record._replace(digest="") == RECORD
-    assert is_whole(folder, imported.record)
 
 
 def test_a_second_import_without_addresses_leaves_none(folder):
@@ -45,9 +46,20 @@ def test_without_an_import_there_is_no_record(tmp_path):
         read_import(tmp_path / "arts")
 
 
-def test_an_import_that_was_cut_off_counts_as_none(folder):
-    (folder / "imported" / "import.json").unlink()
-    assert read_record(folder) is None
+def test_tables_that_a_kill_left_beside_an_older_record_count_as_none_and_the_source_is_remembered(folder):
+    other = SOURCE._replace(catalogue=Catalogue(["a", "b"], ["A", "Other"]))
+    write_dataset(folder / "imported", other.interactions, other.catalogue)  # and no record: killed before it
+    record = read_record(folder)
+    assert record.source == "/somewhere"
+    assert read_whole(folder, record) is None
+    with pytest.raises(DataError, match=r"arts/imported: is damaged or was cut off; run: .*--dataset arts"):
+        read_import(folder)
+
+
+def test_a_source_whose_name_is_no_text_is_remembered(folder):
+    odd = os.fsdecode(b"/some\xffwhere")
+    rewrite_record(folder, read_record(folder)._replace(source=odd))
+    assert read_record(folder).source == odd
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"format": "other"}', '{"format": "odmt-import-1"}'])
@@ -59,7 +71,9 @@ def test_a_damaged_record_is_named(content, folder):
 
 def test_a_damaged_table_is_named_with_the_command(folder):
     (folder / "imported" / "catalogue.parquet").write_bytes(b"junk")
-    with pytest.raises(DataError, match=r"arts/imported: is damaged; run: python launch/prepare\.py --dataset arts"):
+    with pytest.raises(
+        DataError, match=r"arts/imported: is damaged or was cut off; run: python launch/prepare\.py --dataset arts"
+    ):
         read_import(folder)
 
 

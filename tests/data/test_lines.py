@@ -1,5 +1,6 @@
 import gzip
 
+import numpy as np
 import pytest
 
 from odmt.data import lines
@@ -56,11 +57,33 @@ def test_gzip_is_told_by_its_content_not_by_its_name(tmp_path):
         assert [block.content for block in blocks(tmp_path / name)] == [b"a\n"]
 
 
-@pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda raw: raw[:60] + b"\xff" * 60 + raw[120:]])
-def test_a_compressed_file_that_is_cut_off_or_damaged_is_named_with_the_last_whole_line(damage, tmp_path):
-    (tmp_path / "file.gz").write_bytes(damage(gzip.compress(CONTENT)))
-    with pytest.raises(DataError, match=r"file\.gz: is cut off or damaged after line 0 .*; download it again"):
+def test_a_compressed_file_that_is_cut_off_is_named_with_the_last_whole_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(lines, "_PIECE_BYTES", 512)
+    noise = np.random.default_rng(0).integers(97, 123, 60_000, dtype=np.uint8).tobytes()
+    content = b"\n".join(noise[start : start + 59] for start in range(0, 60_000, 60))
+    packed = gzip.compress(content)
+    (tmp_path / "file.gz").write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(
+        DataError, match=r"file\.gz: is cut off or damaged after line \d+ .*download it again"
+    ) as caught:
         list(blocks(tmp_path / "file.gz"))
+    line = int(str(caught.value).split("after line ")[1].split()[0])
+    assert 400 < line < 520  # about half of the thousand
+
+
+def test_a_damaged_compressed_file_is_named(tmp_path):
+    packed = gzip.compress(CONTENT)
+    (tmp_path / "file.gz").write_bytes(packed[:60] + b"\xff" * 60 + packed[120:])
+    with pytest.raises(DataError, match=r"file\.gz: is cut off or damaged after line \d+ .*; download it again"):
+        list(blocks(tmp_path / "file.gz"))
+
+
+def test_a_line_that_no_text_file_has_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(lines, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(lines, "LONGEST_LINE", 5000)
+    (tmp_path / "file").write_bytes(b"a\n" + bytes(20_000))
+    with pytest.raises(DataError, match=r"file:2: has more than 5,000 bytes; that is no text file"):
+        list(blocks(tmp_path / "file"))
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):

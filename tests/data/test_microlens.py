@@ -43,6 +43,7 @@ def test_of_both_kinds_of_pairs_the_one_with_times_counts(tmp_path):
     ("titles", "expected"),
     [
         ("item,title\n1,One\n", "One"),
+        ('"1","One"\n', "One"),
         ('1,"One, ""two"""\n', 'One, "two"'),
         ('1,"\n', '"'),
         ("\ufeff1,One\r\n", "One"),
@@ -63,6 +64,7 @@ def test_items_without_a_line_in_the_titles_go_and_repeated_lines_are_counted(tm
         "further lines of items in M_title_en.csv; the first counts": 1,
         "pairs told twice (same user, item and time)": 1,
         "items without a line in M_title_en.csv": 1,
+        "interactions with such items": 1,
     }
 
 
@@ -77,7 +79,12 @@ def test_items_without_a_line_in_the_titles_go_and_repeated_lines_are_counted(tm
         ("user,item,timestamp\n7,1,1\n", "", r"M_title_en\.csv: is empty"),
         ("user,item,timestamp\n7,1,1\n", "item,title\n1\n", r"M_title_en\.csv:2: has no comma; expected: item,title"),
         ("user,item,timestamp\n7,1,1\n", "a/b,x\n", r"M_title_en\.csv:1: item id 'a/b' holds '/'"),
-        ("user,item,timestamp\n", TITLES, "no interaction is left of 0"),
+        ("user,item,timestamp\n", TITLES, r"M_pairs\.csv: the file holds no line that means anything"),
+        (
+            "user,item,timestamp\n7,9,1\n",
+            TITLES,
+            "all 1 items of the interactions are items without a line in M_title_en",
+        ),
     ],
 )
 def test_malformed_files_are_refused(pairs, titles, sentence, tmp_path):
@@ -85,6 +92,25 @@ def test_malformed_files_are_refused(pairs, titles, sentence, tmp_path):
         read(find(folder_of(tmp_path, pairs, titles)), ALL, tmp_path / "work")
 
 
-def test_malformed_sequences_are_refused_with_the_line(tmp_path):
-    with pytest.raises(DataError, match=r"M_pairs\.tsv:2: has no TAB or no user"):
-        read(find(folder_of(tmp_path, "7\t1\n8 1\n", kind="tsv")), ALL, tmp_path / "work")
+@pytest.mark.parametrize(
+    ("pairs", "sentence"),
+    [
+        ("7\t1\n8 1\n", r"M_pairs\.tsv:2: has no TAB or no user"),
+        ("7\t1\n8\t\n", r"M_pairs\.tsv:2: user '8' has no items"),
+        ("", r"M_pairs\.tsv: is empty"),
+    ],
+)
+def test_malformed_sequences_are_refused_with_the_line(pairs, sentence, tmp_path):
+    with pytest.raises(DataError, match=sentence):
+        read(find(folder_of(tmp_path, pairs, kind="tsv")), ALL, tmp_path / "work")
+
+
+def test_of_a_user_on_two_lines_the_last_counts_and_that_is_told(tmp_path):
+    source = read(find(folder_of(tmp_path, "7\t1 2\n8\t3\n7\t2 3\n", kind="tsv")), ALL, tmp_path / "work")
+    assert sequences(source) == {"7": ["2", "3"], "8": ["3"]}
+    assert source.notes["lines of a user who stands on a later line too; the last one counts"] == 1
+
+
+def test_a_time_beyond_all_clocks_is_a_damaged_line(tmp_path):
+    pairs = f"user,item,timestamp\n7,1,1\n7,2,{'9' * 26}\n"
+    assert sequences(read(find(folder_of(tmp_path, pairs)), ALL, tmp_path / "work")) == {"7": ["1"]}

@@ -72,6 +72,15 @@ def test_a_few_damaged_lines_are_counted_also_over_a_restart(path, tmp_path):
     assert (reader.damaged, reader.first_damaged) == (2, "file:21: is bad")
 
 
+def test_a_part_that_does_not_read_is_read_from_the_file_again(path, tmp_path):
+    values(PartReader(path, tmp_path / "work", parse, "numbers"))
+    parts = sorted((tmp_path / "work").rglob("part-*.parquet"))
+    parts[2].write_bytes(parts[2].read_bytes()[:50])
+    again = Breaking(1000)
+    assert values(PartReader(path, tmp_path / "work", again, "numbers")) == list(range(500))
+    assert 0 < len(again.seen) < len(parts)
+
+
 def test_a_file_of_damaged_lines_is_refused_with_the_first(path, tmp_path):
     path.write_text("x\n" * 300)
     with pytest.raises(DataError, match=r"file:1: is x; \d+ of the first \d+ lines are like that: .*download it again"):

@@ -8,7 +8,7 @@ import html
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -20,10 +20,11 @@ from odmt.data.sources.assembling import assemble, note, told_once
 from odmt.data.sources.common import Form, Found, Pictures, Source, existing, only
 from odmt.errors import MissingDataError
 
-_TAG = re.compile(r"<[^>]*>")
+_TAG = re.compile(r"</?[A-Za-z][^<>]*>")
 _SIZE_MARK = re.compile(r"\._[A-Z0-9_,]+_(?=\.\w+$)")  # what turns an address into a thumbnail's: ._SS40_
 _SCRIPT = "getTime"  # titles that hold a page's script instead of a title, as the data set's own page warns
 _MOST_URLS = 3
+_LATEST = 2**62
 
 
 def find(folder: Path) -> Found | None:
@@ -91,15 +92,19 @@ def _parse_reviews(path: Path) -> Any:
         rows: list[tuple[str, str, int]] = []
         for place, review in _objects(path, block, damaged):
             user, item, time = (review.get(name) for name in ("reviewerID", "asin", "unixReviewTime"))
-            if isinstance(user, str) and isinstance(item, str) and isinstance(time, int) and user and item:
+            if isinstance(user, str) and isinstance(item, str) and user and item and _is_time(time):
                 rows.append((user, item, time))
             else:
-                damaged.append(f"{place}: lacks reviewerID, asin or unixReviewTime")
+                damaged.append(f"{place}: lacks reviewerID, asin or a whole number as unixReviewTime")
         users, items, times = ([row[column] for row in rows] for column in range(3))
         arrays = [pa.array(users, pa.string()), pa.array(items, pa.string()), pa.array(times, pa.int64())]
         return Parsed(pa.table(arrays, names=["user", "item", "time"]), damaged)
 
     return parse
+
+
+def _is_time(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LATEST
 
 
 def _read_meta(

@@ -7,6 +7,7 @@ import numpy as np
 from odmt.data.events import Events, Wanted, chosen_interactions, to_sequences, without_repetitions
 from odmt.data.interactions import Catalogue, Interactions
 from odmt.data.parts import PartReader
+from odmt.errors import DataError
 
 
 def told_once(reader: PartReader, told: Events, notes: dict[str, int], repetition: str) -> Events:
@@ -44,6 +45,11 @@ def assemble(
     met[events.item] = True
     note(notes, unknown, int((met & ~known).sum()))
     described = events.chosen(known[events.item])
+    if len(described.user) == 0:
+        raise DataError(
+            f"all {int(met.sum()):,} items of the interactions are {unknown}: the files do not belong together"
+        )
+    note(notes, "interactions with such items", len(events.user) - len(described.user))
     kept = described.chosen(chosen_interactions(described.user, described.item, wanted))
     note(notes, "interactions outside the core or the drawn users", len(described.user) - len(kept.user))
     interactions, catalogue = to_sequences(kept, titles)

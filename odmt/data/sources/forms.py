@@ -50,7 +50,8 @@ def find_source(folder: Path, wanted: str = "auto") -> Found:
 def wanted_of(form: Form, min_user: int | None, min_item: int | None, max_users: int | None, seed: int) -> Wanted:
     """Return what is taken of a source: as configured, else as its form says."""
     user, item = form.core
-    return Wanted(user if min_user is None else min_user, item if min_item is None else min_item, max_users, seed)
+    drawn = (max_users, seed) if max_users is not None else (None, 1)  # no draw, no seed
+    return Wanted(user if min_user is None else min_user, item if min_item is None else min_item, *drawn)
 
 
 def _layouts(wanted: str) -> str:

@@ -11,14 +11,14 @@ from odmt.data.events import Wanted, collect_events
 from odmt.data.item_ids import check_item_id
 from odmt.data.lines import Block
 from odmt.data.parts import Parsed, PartReader
-from odmt.data.sources.assembling import assemble, told_once
+from odmt.data.sources.assembling import assemble, note, told_once
 from odmt.data.sources.common import Form, Found, Pictures, Source, existing
 from odmt.data.sources.tables import block_rows, check_columns, header_of, rows_of
-from odmt.errors import MissingDataError
+from odmt.errors import DataError, MissingDataError
 
 TEXT_COLUMNS = ("prod_name", "product_type_name", "graphical_appearance_name", "colour_group_name", "detail_desc")
 _ARTICLE_DIGITS = 10  # other programs lose the leading zeros of 0108775015
-_NEEDED = {"t_dat": r"\d{4}-\d{2}-\d{2}", "customer_id": r"\S+", "article_id": r"\d+"}
+_NEEDED = {"t_dat": r"\d{4}-\d{2}-\d{2}", "customer_id": r"\S+", "article_id": r"\d{1,18}"}
 
 
 def find(folder: Path) -> Found | None:
@@ -43,7 +43,7 @@ def read(found: Found, wanted: Wanted, work: Path) -> Source:
         DataError: a table lacks a column, is damaged, or nothing is left.
     """
     notes: dict[str, int] = {}
-    titles = _read_articles(found.files["articles"])
+    titles = _read_articles(found.files["articles"], notes)
     path = found.files["transactions"]
     reader = PartReader(path, work, Transactions(path), "reading sales")
     bought = collect_events(reader.tables())
@@ -51,13 +51,18 @@ def read(found: Found, wanted: Wanted, work: Path) -> Source:
     return Source(*assemble(events, titles, wanted, notes, "articles that articles.csv lacks"), None, notes)
 
 
-def _read_articles(path: Path) -> dict[str, str]:
+def _read_articles(path: Path, notes: dict[str, int]) -> dict[str, str]:
     titles: dict[str, str] = {}
+    repeated = 0
     for place, row in rows_of(path, ("article_id", *TEXT_COLUMNS)):
         item = row["article_id"].strip()
         check_item_id(item, place)
+        if not (item.isascii() and item.isdigit()):
+            raise DataError(f"{place}: article id {item!r} is not a number, by which its picture is found")
         item = item.zfill(_ARTICLE_DIGITS)
+        repeated += item in titles
         titles.setdefault(item, " ".join(" ".join(row[name].split()) for name in TEXT_COLUMNS if row[name].strip()))
+    note(notes, f"further lines of articles in {path.name}; the first counts", repeated)
     return titles
 
 
@@ -71,8 +76,8 @@ class Transactions:
             DataError: a column is missing.
         """
         self._path = path
-        self._names = header_of(path)
-        check_columns(path, self._names, tuple(_NEEDED))
+        self._header = header_of(path)
+        check_columns(path, self._header, tuple(_NEEDED))
 
     def __call__(self, block: Block) -> Parsed:
         """Parse one block."""
@@ -80,7 +85,7 @@ class Transactions:
         import pyarrow.compute as pc
 
         damaged: list[str] = []
-        table = block_rows(self._path, block, self._names, _NEEDED, damaged)
+        table = block_rows(self._path, block, self._header, _NEEDED, damaged)
         days = pc.cast(pc.replace_substring(table.column("t_dat"), "-", ""), pa.int64())
         items = pc.utf8_lpad(table.column("article_id"), _ARTICLE_DIGITS, padding="0")
         return Parsed(pa.table([table.column("customer_id"), items, days], names=["user", "item", "time"]), damaged)

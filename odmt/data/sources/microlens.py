@@ -19,7 +19,7 @@ from odmt.data.sources.tables import block_rows, header_of
 from odmt.errors import DataError, MissingDataError
 
 _NAMES = (("user", "userid", "user_id"), ("item", "videoid", "video_id", "item_id"), ("timestamp", "time"))
-_PATTERNS = (r"\S+", r"\S+", r"\d+(\.\d+)?")
+_PATTERNS = (r"\S+", r"\S+", r"\d{1,15}(\.\d{1,15})?")  # milliseconds since 1970 have 13 digits
 
 
 def find(folder: Path) -> Found | None:
@@ -56,7 +56,7 @@ def read(found: Found, wanted: Wanted, work: Path) -> Source:
         told = collect_events(reader.tables())
         events = told_once(reader, told, notes, "pairs told twice (same user, item and time)")
     else:
-        events = _read_sequences(pairs)
+        events = _read_sequences(pairs, notes)
     unknown = f"items without a line in {found.files['titles'].name}"
     return Source(*assemble(events, titles, wanted, notes, unknown), None, notes)
 
@@ -67,14 +67,12 @@ def _read_titles(path: Path, notes: dict[str, int]) -> dict[str, str]:
     repeated = 0
     for number, (place, line) in enumerate(text_lines(path)):
         item, comma, title = line.partition(",")
-        item, title = item.strip(), title.strip()
+        item, title = _unquoted(item), _unquoted(title)
         if number == 0 and item.lower() in _NAMES[1]:
             continue
         if not comma:
             raise DataError(f"{place}: has no comma; expected: item,title")
         check_item_id(item, place)
-        if len(title) >= 2 and title[0] == title[-1] == '"':
-            title = title[1:-1].replace('""', '"').strip()
         repeated += item in titles
         titles.setdefault(item, title)
     if not titles:
@@ -83,21 +81,35 @@ def _read_titles(path: Path, notes: dict[str, int]) -> dict[str, str]:
     return titles
 
 
-def _read_sequences(path: Path) -> Events:
+def _unquoted(field: str) -> str:
+    field = field.strip()
+    if len(field) >= 2 and field[0] == field[-1] == '"':
+        return field[1:-1].replace('""', '"').strip()
+    return field
+
+
+def _read_sequences(path: Path, notes: dict[str, int]) -> Events:
     """Read ``user TAB item item ...``; an item's place in the line stands for its time."""
-    users: dict[str, int] = {}
-    items: dict[str, int] = {}
-    rows: list[tuple[int, int, int]] = []
+    lines: dict[str, list[str]] = {}
+    repeated = 0
     for place, line in text_lines(path):
         user, tab, sequence = line.partition("\t")
-        if not tab or not user.strip():
+        user, items = user.strip(), sequence.split()
+        if not tab or not user:
             raise DataError(f"{place}: has no TAB or no user before it; expected: user TAB item item ...")
-        code = users.setdefault(user.strip(), len(users))
-        rows += [(code, items.setdefault(item, len(items)), time) for time, item in enumerate(sequence.split())]
-    if not rows:
+        if not items:
+            raise DataError(f"{place}: user {user!r} has no items after the TAB")
+        repeated += user in lines
+        lines[user] = items
+    if not lines:
         raise DataError(f"{path}: is empty; expected a line for every user: user TAB item item ...")
-    columns = np.array(rows, dtype=np.int64).T
-    return Events(list(users), list(items), columns[0].astype(np.int32), columns[1].astype(np.int32), columns[2])
+    note(notes, "lines of a user who stands on a later line too; the last one counts", repeated)
+    names = sorted({item for items in lines.values() for item in items})
+    code_of = {name: code for code, name in enumerate(names)}
+    lengths = [len(items) for items in lines.values()]
+    users = np.repeat(np.arange(len(lines), dtype=np.int32), lengths)
+    codes = np.array([code_of[name] for items in lines.values() for name in items], dtype=np.int32)
+    return Events(list(lines), names, users, codes, np.concatenate([np.arange(length) for length in lengths]))
 
 
 class TimedPairs:
@@ -110,15 +122,15 @@ class TimedPairs:
             DataError: a column is missing.
         """
         self._path = path
-        self._names = header_of(path)
+        self._header = header_of(path)
         self._columns = list(self._needed())
 
     def _needed(self) -> Iterator[str]:
         for alternatives in _NAMES:
-            name = next((name for name in self._names if name.lower() in alternatives), None)
+            name = next((name for name in self._header.names if name.lower() in alternatives), None)
             if name is None:
-                shown = ", ".join(self._names) or "none"
-                raise DataError(f"{self._path}:1: has no column {' or '.join(alternatives)}; its columns are {shown}")
+                place, shown = f"{self._path}:{self._header.line}", ", ".join(self._header.names)
+                raise DataError(f"{place}: has no column {' or '.join(alternatives)}; its columns are {shown}")
             yield name
 
     def __call__(self, block: Block) -> Parsed:
@@ -128,7 +140,7 @@ class TimedPairs:
 
         damaged: list[str] = []
         patterns = dict(zip(self._columns, _PATTERNS, strict=True))
-        table = block_rows(self._path, block, self._names, patterns, damaged)
+        table = block_rows(self._path, block, self._header, patterns, damaged)
         user, item, time = (table.column(name) for name in self._columns)
         times = pc.cast(pc.floor(pc.cast(time, pa.float64())), pa.int64())
         return Parsed(pa.table([user, item, times], names=["user", "item", "time"]), damaged)
