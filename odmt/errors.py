@@ -45,6 +45,10 @@ class ConfigError(OdmtError):
             text = f"{self.where}: {count} problems{lines}"
         super().__init__(text)
 
+    def __reduce__(self) -> tuple[type["ConfigError"], tuple[str, list[str]]]:
+        """Travel between processes as what it was made of."""
+        return type(self), (self.where, self.problems)
+
 
 class StudyError(OdmtError):
     """The study under that name does not allow what was asked."""

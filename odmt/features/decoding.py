@@ -1,6 +1,5 @@
 """Pictures of an image store decoded and resized ahead of the encoder, in worker processes."""
 
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from odmt.errors import DataError, FeatureStoreError
 from odmt.features.images import encoded_pictures
 from odmt.features.pictures import pixels
 from odmt.features.records import RecordFile
+from odmt.features.workers import DIED, begin_worker, uninterrupted
 
 
 def decoded_batches(
@@ -27,6 +27,7 @@ def decoded_batches(
 
     Raises:
         FeatureStoreError: an item has no picture in the store, or it no longer decodes.
+        DataError: a worker died.
     """
     from torch.utils.data import DataLoader
 
@@ -35,23 +36,25 @@ def decoded_batches(
         batch_size=None,
         collate_fn=_as_it_is,
         num_workers=workers,
-        worker_init_fn=_ignore_interrupts if workers else None,
+        worker_init_fn=begin_worker if workers else None,
         multiprocessing_context="spawn" if workers else None,
         prefetch_factor=2 if workers else None,
     )
-    for packed in loader:
-        if isinstance(packed, str):
-            raise FeatureStoreError(packed)
-        yield packed.arrays()
+    with uninterrupted():
+        batches_ahead = iter(loader)
+    try:
+        for packed in batches_ahead:
+            if isinstance(packed, str):
+                raise FeatureStoreError(packed)
+            yield packed.arrays()
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(DIED) from error
 
 
 def _as_it_is(packed: object) -> object:
     return packed
-
-
-def _ignore_interrupts(worker: int) -> None:
-    del worker  # the first process decides what Ctrl-C means
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Packed(NamedTuple):

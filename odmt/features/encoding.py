@@ -3,6 +3,7 @@
 A batch is what the encoders see at once, and its result depends on nothing but itself.
 """
 
+import dataclasses
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 import numpy as np
 
 from odmt.config import PrepareConfig, TextEncoderConfig
+from odmt.errors import DataError
 from odmt.features.decoding import decoded_batches
 from odmt.features.images import IMAGES_FILE
 from odmt.features.store import EncoderConfig
@@ -105,8 +107,11 @@ class LocalEncoding:
 
         names = list(devices or visible_devices())
         self.precision = chosen_precision(settings.precision, names[0])
-        self._encoders = [load_encoder(config, inputs.dataset_folder, name, self.precision) for name in names]
-        first = self._encoders[0]
+        first = load_encoder(config, inputs.dataset_folder, names[0], self.precision)
+        # A branch of the hub may move on meanwhile: all devices get the same commit.
+        same = dataclasses.replace(config, revision=first.commit) if first.commit else config
+        others = [load_encoder(same, inputs.dataset_folder, name, self.precision) for name in names[1:]]
+        self._encoders = [first, *others]
         self.width, self.max_tokens, self.commit = first.width, first.max_tokens, first.commit
         self._on_gpu = names[0].startswith("cuda")
         self.where = f"{len(names)} GPUs" if self._on_gpu else "the CPU"
@@ -129,7 +134,7 @@ class LocalEncoding:
             most = len(lanes) * (_AHEAD if self._on_gpu else 1)
             for number, call in enumerate(calls):
                 lane = number % len(lanes)
-                under_way.append(lanes[lane].submit(call, self._encoders[lane]))
+                under_way.append(lanes[lane].submit(_within_memory, call, self._encoders[lane]))
                 if len(under_way) >= most:
                     yield under_way.popleft().result()
             while under_way:
@@ -146,6 +151,18 @@ class LocalEncoding:
         decoded = decoded_batches(path, digests, batches, encoder.image_size, workers)
         for items, arrays in zip(batches, decoded, strict=True):
             yield partial(_encode_pixels, arrays, [self._inputs.digests[item] for item in items])
+
+
+def _within_memory(call: Callable[[Any], list[np.ndarray]], encoder: Any) -> list[np.ndarray]:
+    import torch
+
+    try:
+        return call(encoder)
+    except torch.OutOfMemoryError as error:
+        raise DataError(
+            "the GPU's memory is too small for the encoder and its batches; what is done is kept: run the same command "
+            "with smaller ones (--set prepare.batch_size=16)"
+        ) from error
 
 
 def _encode_titles(titles: list[str], encoder: "TextEncoder") -> list[np.ndarray]:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
 
@@ -19,14 +20,21 @@ OutT = TypeVar("OutT")
 
 FEW = 300
 """Items up to which starting processes costs more than it saves."""
+MOST = 8
+"""Processes unless more are asked for: a decoding one with torch takes 150 MB, and eight keep a GPU busy."""
 _CHUNK = 32
+DIED = (
+    "a process that decodes pictures died, perhaps for want of memory or of room in /dev/shm; what is done is kept: "
+    "run the same command again, with fewer processes (--set prepare.workers=1) or smaller batches "
+    "(--set prepare.batch_size=16)"
+)
 
 
 def worker_count(asked: int | None, num_items: int) -> int:
-    """Return how many processes to work with: as configured, else one a CPU; none for a few items."""
+    """Return how many processes to work with: as configured, else one a CPU up to a bound; none for a few items."""
     if asked is not None:
         return asked
-    return 0 if num_items <= FEW else usable_cpus()
+    return 0 if num_items <= FEW else min(MOST, usable_cpus())
 
 
 def usable_cpus() -> int:
@@ -49,20 +57,18 @@ def ordered_map(work: Callable[[InT], OutT], items: Iterable[InT], workers: int)
         yield from map(work, items)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=begin_worker) as pool:
         under_way: deque[Future[list[OutT]]] = deque()
         try:
             for chunk in _chunks(items):
-                under_way.append(pool.submit(_work_on, work, chunk))
+                with uninterrupted():  # the first call starts the processes
+                    under_way.append(pool.submit(_work_on, work, chunk))
                 if len(under_way) > 2 * workers:
                     yield from under_way.popleft().result()
             while under_way:
                 yield from under_way.popleft().result()
         except BrokenProcessPool as error:
-            raise DataError(
-                "a process that decodes pictures died, perhaps for want of memory; what is done is kept: run the same "
-                "command again, with fewer processes (--set prepare.workers=1)"
-            ) from error
+            raise DataError(DIED) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -77,8 +83,22 @@ def _work_on(work: Callable[[InT], OutT], chunk: list[InT]) -> list[OutT]:
     return [work(item) for item in chunk]
 
 
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process decides what Ctrl-C means
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let processes that are started meanwhile ignore Ctrl-C: the first process decides what it means."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def begin_worker(*_: object) -> None:
+    """Make a process that was just started ignore Ctrl-C, and end when the first one is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
