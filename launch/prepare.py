@@ -100,7 +100,7 @@ def body(arguments: argparse.Namespace) -> int:
 
 
 def check_stage(arguments: argparse.Namespace) -> None:
-    """Refuse flags that the one stage asked for would ignore.
+    """Refuse flags that would be ignored.
 
     Raises:
         ConfigError: there is such a flag.
@@ -108,11 +108,15 @@ def check_stage(arguments: argparse.Namespace) -> None:
     from odmt.errors import ConfigError
 
     for flag, given, stage in (
+        ("--source", arguments.source is not None, "import"),
         ("--download-images", arguments.download_images, "images"),
+        ("--where", arguments.where != "local", "features"),
         ("--preview", arguments.preview, "verify"),
     ):
         if given and arguments.stage not in (None, stage):
             raise ConfigError(flag, [f"belongs to the stage {stage}, and --stage {arguments.stage} was given"])
+    if arguments.where == "attach" and arguments.dry_run:
+        raise ConfigError("--where", ["a dry run reckons with this machine only; leave --where out"])
 
 
 def revisions(given: list[str]) -> list[str]:
@@ -228,6 +232,8 @@ def say_next(arguments: argparse.Namespace, dataset: str, features: list[str]) -
     space = arguments.space or (dataset if (CHECKOUT / "search_spaces" / f"{dataset}.yaml").is_file() else None)
     if space is not None:
         words = ["python", "launch/tune.py", "--space", space]
+        if arguments.space is not None and arguments.dataset is not None and dataset != space:
+            words += ["--set", f"data.dataset={dataset}"]
         print("next: " + shlex.join([*words, *(word for item in features for word in ("--set", item))]))
 
 

@@ -1,6 +1,8 @@
 """What every command shares: strict arguments, one clear sentence an error, exit codes, progress."""
 
 import argparse
+import errno
+import io
 import logging
 import os
 import shlex
@@ -20,6 +22,7 @@ USAGE = 2
 DATA = 3
 INTERRUPTED = 130
 CLOSED_PIPE = 141
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LEAST_SECONDS, _MOST_SECONDS = 2.0, 60.0
 """Between two plain lines of progress."""
 
@@ -61,6 +64,9 @@ def run(parser: Parser, body: Callable[[argparse.Namespace], int], argv: list[st
     # Threads of a torch operation wait asleep: spinning ones made an epoch 4 to 20 times longer wherever another
     # process wanted the core. Read once, when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path may hold bytes that are no text
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
         arguments = parser.parse_args(argv)
@@ -85,6 +91,10 @@ def run(parser: Parser, body: Callable[[argparse.Namespace], int], argv: list[st
     except BrokenPipeError:  # whoever read the output left before the work was done
         return CLOSED_PIPE
     except OSError as error:
+        if error.errno in _DISK_FULL:
+            where = "" if error.filename is None else f"{error.filename}: "
+            print(f"error: {where}{error.strerror}; make room, and run the same command again", file=sys.stderr)
+            return DATA
         if error.filename is None:
             traceback.print_exc()
             return 1

@@ -56,6 +56,21 @@ def test_a_path_that_cannot_be_used_is_named_without_a_traceback(capsys):
     assert capsys.readouterr().err == "error: /x/y: Permission denied; check the path and its permissions\n"
 
 
+def test_a_full_disk_is_told_in_one_sentence(capsys):
+    assert outcome(raising(OSError(28, "No space left on device"))) == 3
+    assert capsys.readouterr().err == "error: No space left on device; make room, and run the same command again\n"
+
+
+def test_a_path_that_is_no_text_is_told_all_the_same(tmp_path):
+    script = (
+        "import sys; from odmt.commands import Parser, run; from odmt.errors import DataError\n"
+        "def body(arguments): raise DataError(sys.argv[1] + ': is wrong')\n"
+        "sys.exit(run(Parser('x'), body, []))"
+    )
+    ended = subprocess.run([sys.executable, "-c", script, b"/x/\xff"], capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (3, b"error: /x/\\udcff: is wrong\n")
+
+
 def test_sigterm_ends_like_ctrl_c_with_the_command_to_go_on(capsys):
     def terminate(_):
         os.kill(os.getpid(), signal.SIGTERM)

@@ -15,6 +15,8 @@ from odmt.errors import DataError
 _LARGEST = 256 * 2**20  # a pickle larger than any honest picture is none of the authors'
 _MEMO = frozenset(("PUT", "BINPUT", "LONG_BINPUT"))
 _CALLS = frozenset(("REDUCE", "INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"))
+_REPEATS = frozenset(("GET", "BINGET", "LONG_BINGET", "DUP"))
+_HASHABLE = frozenset(("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "FROZENSET"))
 _OUTSIDE = frozenset(("PERSID", "BINPERSID", "NEXT_BUFFER", "READONLY_BUFFER"))
 _NEWEST_PROTOCOL = 5  # what follows it may bring opcodes that nobody here has looked at
 
@@ -42,6 +44,8 @@ def read_pickle(content: bytes | memoryview, where: str) -> Any:
         DataError: it is damaged, or asks for anything else; nothing of it was run.
     """
     try:
+        if len(content) > _LARGEST:
+            raise pickle.UnpicklingError(f"its {len(content):,} bytes are more than any picture has")
         _check_opcodes(bytes(content))
         return _Reader(io.BytesIO(content)).load()
     except Exception as error:  # a damaged pickle raises whatever its opcodes run into
@@ -49,8 +53,7 @@ def read_pickle(content: bytes | memoryview, where: str) -> Any:
 
 
 def _check_opcodes(content: bytes) -> None:
-    if len(content) > _LARGEST:
-        raise pickle.UnpicklingError(f"its {len(content):,} bytes are more than any picture has")
+    used = set()
     for opcode, argument, _ in pickletools.genops(content):
         if opcode.name in _MEMO:
             # The memo is an array: a huge place in it would be a huge array.
@@ -58,3 +61,7 @@ def _check_opcodes(content: bytes) -> None:
                 raise pickle.UnpicklingError(f"it remembers something at place {argument}")
         elif opcode.name in _CALLS or opcode.name in _OUTSIDE or opcode.proto > _NEWEST_PROTOCOL:
             raise pickle.UnpicklingError(f"it uses {opcode.name}, which neither containers nor pictures need")
+        used.add(opcode.name)
+    if used & _REPEATS and used & _HASHABLE:
+        # Tuples of the same tuples, a hundred deep, take for ever to hash.
+        raise pickle.UnpicklingError("it holds tuples and repeats what it holds, which no picture needs")

@@ -125,9 +125,8 @@ def _expected(home: Home, plan: PreparePlan) -> _Expected:
 
 def _images(home: Home, plan: PreparePlan) -> list[str]:
     expected = _expected(home, plan)
-    due = due_pictures(home, plan) if expected.exact else None
-    if due is not None:
-        return images_after_import(due, plan)
+    if expected.exact:
+        return images_after_import(due_pictures(home, plan), plan)
     return images_before_import(_found(home, plan), str(expected), expected.number, plan)
 
 

@@ -1,17 +1,16 @@
 """What the images stage would do."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 from odmt.commands import size
 from odmt.data.imported import Imported, read_import
 from odmt.data.sources.common import Found
 from odmt.experiment.estimates import about, decode_seconds, some_pictures
-from odmt.experiment.images_stage import DOWNLOADS, needed_items
+from odmt.experiment.images_stage import needed_items
+from odmt.experiment.locating import located_pictures, no_addresses, with_addresses
 from odmt.experiment.prepare_plan import PreparePlan
-from odmt.features.downloads import downloaded_files
 from odmt.features.images import holds_nothing, open_images, read_entries
-from odmt.features.picture_places import Located, Place, locate
+from odmt.features.picture_places import Located, Place
 from odmt.features.workers import usable_cpus
 from odmt.home import Home
 
@@ -32,14 +31,12 @@ class Due(NamedTuple):
     imported: Imported
 
 
-def due_pictures(home: Home, plan: PreparePlan) -> Due | None:
-    """Return what the images stage has to do for what has been imported; None once the source is gone."""
+def due_pictures(home: Home, plan: PreparePlan) -> Due:
+    """Return what the images stage has to do for what has been imported; raises as that stage does."""
     folder = home.dataset(plan.dataset)
     imported = read_import(folder)
-    if not Path(imported.record.source).is_dir():
-        return None
     items = needed_items(imported)
-    located = locate(imported.record.pictures, items, downloaded_files(folder / DOWNLOADS))
+    located = located_pictures(folder, imported, items, plan)
     known = {}
     if not holds_nothing(folder):
         with open_images(folder) as store:
@@ -61,10 +58,10 @@ def images_after_import(due: Due, plan: PreparePlan) -> list[str]:
     else:
         sentences.append(f"no picture to read: {len(due.items) - len(due.located.reasons):,} are there")
     lacking = list(due.located.reasons)
-    addressed = [item for item in lacking if due.imported.urls.get(item)]
+    addressed = with_addresses(due.located, due.imported)
     if addressed and plan.download:
         sentences.append(_fetching(f"up to {len(addressed):,}", len(addressed), plan))
-        lacking = [item for item in lacking if not due.imported.urls.get(item)]
+        lacking = [item for item in lacking if item not in addressed]
     elif addressed:
         sentences.append(f"{len(addressed):,} more have an address: --download-images fetches them")
     if lacking:
@@ -78,16 +75,18 @@ def images_before_import(found: Found | None, words: str, count: int, plan: Prep
     """Say what would be done about as many items, by a few pictures of the source.
 
     Args:
-        found: the source; None = the demo set that is still to be generated, or a source that is gone.
+        found: the source; None = the demo set that is still to be generated.
         words: how many items there are, in words.
         count: how many.
         plan: what to prepare.
     """
     if found is None:
         return [f"would keep the pictures of {words} items, about 1 s"]
+    if plan.download and "meta" not in found.files:
+        no_addresses()
     sample = some_pictures(found.pictures)
     if not sample:
-        if plan.download and "meta" in found.files:
+        if plan.download:
             return [_fetching(words, count, plan)]
         return [f"would look for pictures of {words} items"]
     num_bytes = sum(place.num_bytes for place in sample) / len(sample) * count
@@ -102,4 +101,4 @@ def _fetching(words: str, count: int, plan: PreparePlan) -> str:
 
 
 def _workers(plan: PreparePlan) -> int:
-    return plan.settings.workers or usable_cpus()
+    return max(1, plan.settings.workers) if plan.settings.workers is not None else usable_cpus()

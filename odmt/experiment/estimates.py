@@ -12,8 +12,8 @@ from odmt.commands import duration
 from odmt.data.lines import blocks
 from odmt.data.sources.common import Pictures
 from odmt.errors import DataError, OdmtError
-from odmt.features.picture_places import SUFFIXES, Place, close_places, content_of, file_place
-from odmt.features.pictures import decode
+from odmt.features.picture_places import Place, close_places, content_of, file_place
+from odmt.features.pictures import FILE_SUFFIXES, decode
 from odmt.features.records import RecordFile
 from odmt.features.store import checked_manifest
 from odmt.home import Home
@@ -36,7 +36,8 @@ def some_pictures(pictures: Pictures) -> list[Place]:
     if pictures.folder is None:
         return []
     files = Path(pictures.folder).glob("*/*" if pictures.nested else "*")
-    return [file_place(path) for path in islice((path for path in files if path.suffix.lower() in SUFFIXES), SAMPLE)]
+    whole = (path for path in files if path.suffix.lower() in FILE_SUFFIXES and path.is_file())
+    return [file_place(path) for path in islice(whole, SAMPLE)]
 
 
 def decode_seconds(places: Sequence[Place]) -> float:

@@ -15,20 +15,15 @@ from odmt.data.interactions import (
     Catalogue,
     Interactions,
     content_digest,
-    prepare_command,
     readable_digest,
     restricted,
     write_dataset,
 )
-from odmt.errors import DataError, FeatureStoreError, MissingDataError
+from odmt.errors import DataError
+from odmt.experiment.locating import fetched_pictures, located_pictures, with_addresses, with_former_reasons
 from odmt.experiment.prepare_plan import PreparePlan, StageReport, counted
-from odmt.features.downloads import download_pictures, downloaded_files
 from odmt.features.image_import import BAD_IMAGES_FILE, fill_image_store
-from odmt.features.images import IMAGES_FILE, open_images, read_entries
-from odmt.features.picture_places import Located, Place, locate
 from odmt.home import Home
-
-DOWNLOADS = "downloads"
 
 
 class Tables(NamedTuple):
@@ -49,6 +44,7 @@ def run_images(home: Home, plan: PreparePlan) -> StageReport:
     """Fetch what is to be fetched, keep all pictures, and write the data set's tables.
 
     Raises:
+        ConfigError: pictures are to be fetched and the source names no addresses.
         MissingDataError: nothing has been imported.
         DataError: items have no whole picture and the policy is ``fail``.
         FeatureStoreError: the image store is unreadable.
@@ -57,13 +53,16 @@ def run_images(home: Home, plan: PreparePlan) -> StageReport:
     folder = home.dataset(plan.dataset)
     imported = read_import(folder)
     items = needed_items(imported)
-    located, notes = _located(folder, imported, items, plan)
-    try:
-        result = fill_image_store(folder, items, located, plan.settings.missing_images, plan.settings.workers)
-    except DataError as error:
-        if imported.urls and not plan.download and any(imported.urls.get(item) for item in located.reasons):
-            raise type(error)(f"{error}; the source names addresses: --download-images fetches them") from error
-        raise
+    notes: tuple[str, ...] = ()
+    located = located_pictures(folder, imported, items, plan)
+    wanted = with_addresses(located, imported)
+    if wanted and plan.download:
+        located, told = fetched_pictures(folder, located, wanted, plan.settings)
+        notes = (told,)
+    else:
+        located = with_former_reasons(folder, located, wanted)
+    hint = "" if plan.download or not wanted else "; the source names addresses: --download-images fetches them"
+    result = fill_image_store(folder, items, located, plan.settings.missing_images, plan.settings.workers, hint)
     tables = own_tables(imported, result.bad if plan.settings.missing_images == "drop" else {})
     changed = write_tables(folder, tables)
     if result.bad and plan.settings.missing_images == "blank":
@@ -118,37 +117,3 @@ def own_tables(imported: Imported, dropped: Mapping[str, str]) -> Tables:
         f"{int((~keep).sum()):,} interactions and {len(interactions.users) - len(left.users):,} users with them"
     )
     return Tables(left._replace(items=moved[left.items].astype(np.int32)), kept, tuple(notes))
-
-
-def _located(folder: Path, imported: Imported, items: list[str], plan: PreparePlan) -> tuple[Located, tuple[str, ...]]:
-    if not Path(imported.record.source).is_dir():
-        return _as_stored(folder, items), ()
-    fetched = downloaded_files(folder / DOWNLOADS)
-    located = locate(imported.record.pictures, items, fetched)
-    lacking = {item: imported.urls[item] for item in located.reasons if imported.urls.get(item)}
-    if not plan.download or not lacking:
-        return located, ()
-    result = download_pictures(folder / DOWNLOADS, lacking, plan.settings)
-    located = locate(imported.record.pictures, items, downloaded_files(folder / DOWNLOADS))
-    reasons = {item: result.failed.get(item, reason) for item, reason in located.reasons.items()}
-    notes = (f"{result.fetched:,} pictures fetched, {len(result.failed):,} of {len(lacking):,} failed",)
-    return located._replace(reasons=reasons), notes
-
-
-def _as_stored(folder: Path, items: list[str]) -> Located:
-    """Return the places of an earlier run, once the source is gone: nothing is due there.
-
-    Raises:
-        FeatureStoreError: the image store does not know all items.
-    """
-    path = folder / IMAGES_FILE
-    gone = f"and the source is gone; run: {prepare_command(folder.name)}"
-    if not path.exists():
-        raise MissingDataError(f"{path}: does not exist, {gone}")
-    with open_images(folder) as store:
-        entries = read_entries(store)
-    unknown = [item for item in items if item not in entries]
-    if unknown:
-        raise FeatureStoreError(f"{path}: holds no picture of {len(unknown)} items, such as {unknown[0]!r}, {gone}")
-    places = {item: Place("file", "", b"", entries[item].stamp) for item in items if entries[item].stamp}
-    return Located(places, {item: entries[item].reason for item in items if not entries[item].stamp})

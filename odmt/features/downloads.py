@@ -21,7 +21,8 @@ from odmt.commands import progress
 from odmt.config import PrepareConfig
 from odmt.errors import DataError
 from odmt.features.download_pool import fetch_all
-from odmt.features.received import SUFFIXES, Picture
+from odmt.features.pictures import SUFFIXES
+from odmt.features.received import TOO_LARGE, Picture
 from odmt.files import write_atomically
 
 FAILURES_FILE = "failures.json"
@@ -42,19 +43,26 @@ class DownloadResult(NamedTuple):
         present: pictures that were there already.
         failed: a one-clause reason by item id, of all items that have no picture, earlier calls' lasting ones included.
         num_bytes: size of the pictures fetched now.
+        passing: how many of those that failed may do better later; the others are not asked for again.
     """
 
     fetched: int
     present: int
     failed: dict[str, str]
     num_bytes: int
+    passing: int = 0
 
 
 class _Lasting(NamedTuple):
-    """A failure for good, and the addresses that it is true of."""
+    """A failure for good, and the addresses and the size limit that it is true of."""
 
     reason: str
     urls: list[str]
+    max_bytes: int
+
+    def holds(self, urls: Sequence[str], max_bytes: int) -> bool:
+        """Say whether the same would come of asking again."""
+        return self.urls == urls and (TOO_LARGE not in self.reason or max_bytes <= self.max_bytes)
 
 
 def download_pictures(
@@ -83,14 +91,17 @@ def download_pictures(
     there = downloaded_files(folder)
     lasting = _read_lasting(folder)
     missing = {item: list(candidates) for item, candidates in urls.items() if item not in there}
-    wanted = {item: asked for item, asked in missing.items() if item not in lasting or lasting[item].urls != asked}
+    limit = settings.download_max_bytes
+    wanted = {
+        item: asked for item, asked in missing.items() if item not in lasting or not lasting[item].holds(asked, limit)
+    }
     failed = {item: lasting[item].reason for item in missing if item not in wanted}
 
     def keep(item: str, picture: Picture) -> None:
         _keep(folder, item, picture)
 
     agent = _default_agent() if user_agent is None else user_agent
-    fetched = num_bytes = unrecorded = 0
+    fetched = num_bytes = passing = unrecorded = 0
     try:
         with closing(fetch_all(wanted, keep, settings, agent, base_wait_seconds)) as outcomes:
             for item, result in progress(outcomes, len(wanted), "downloading images"):
@@ -100,8 +111,10 @@ def download_pictures(
                     unrecorded += lasting.pop(item, None) is not None
                 else:
                     failed[item] = result.reason
-                    if not result.passing:
-                        lasting[item] = _Lasting(result.reason, wanted[item])
+                    if result.passing:
+                        passing += 1
+                    else:
+                        lasting[item] = _Lasting(result.reason, wanted[item], limit)
                         unrecorded += 1
                 if unrecorded >= _RECORD_EVERY:
                     _write_lasting(folder, lasting)
@@ -109,7 +122,7 @@ def download_pictures(
     finally:
         if unrecorded:
             _write_lasting(folder, lasting)
-    return DownloadResult(fetched, len(urls) - len(missing), failed, num_bytes)
+    return DownloadResult(fetched, len(urls) - len(missing), failed, num_bytes, passing)
 
 
 def downloaded_files(folder: Path) -> dict[str, list[Path]]:
@@ -159,7 +172,10 @@ def _read_lasting(folder: Path) -> dict[str, _Lasting]:
         return {}
     try:
         entries = json.loads(path.read_bytes())
-        return {item: _Lasting(str(entry["reason"]), list(entry["urls"])) for item, entry in entries.items()}
+        return {
+            item: _Lasting(str(entry["reason"]), list(entry["urls"]), int(entry["max_bytes"]))
+            for item, entry in entries.items()
+        }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: is damaged ({error!r}); delete it, and all that failed is tried again") from error
 

@@ -50,12 +50,18 @@ def at_most(seconds: float, cut: Callable[[], object]) -> Iterator[None]:
         raise TimeoutError(f"not done within {seconds:g} s")
 
 
+def _no_credentials(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Send none: by itself ``requests`` takes what ~/.netrc holds for a host."""
+    return request
+
+
 class PictureSession(requests.Session):
     """A session of one thread; redirects are the caller's to follow."""
 
     def __init__(self, user_agent: str) -> None:
         super().__init__()
         self.headers.update({"User-Agent": user_agent, "Accept-Encoding": "identity"})
+        self.auth = _no_credentials
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self.mount("http://", _Adapter())
         self.mount("https://", _Adapter())

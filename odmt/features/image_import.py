@@ -59,7 +59,7 @@ class _Read(NamedTuple):
 
 
 def fill_image_store(
-    folder: Path, items: Sequence[str], located: Located, policy: Policy, workers: int | None = None
+    folder: Path, items: Sequence[str], located: Located, policy: Policy, workers: int | None = None, hint: str = ""
 ) -> ImageStoreResult:
     """Store the pictures of some items, or find that nothing changed.
 
@@ -69,10 +69,12 @@ def fill_image_store(
         located: where their pictures are.
         policy: what becomes of items without a whole one.
         workers: processes that decode; None = one a CPU, none for a few pictures.
+        hint: what else may help items without a picture; ends the sentence that refuses them.
 
     Raises:
         DataError: the policy is ``fail`` and there are items without a whole picture, or no item has one; all are
-            listed in ``bad_images.tsv``. Whole pictures are kept.
+            listed in ``bad_images.tsv``. Whole pictures are kept, and a store that was complete stays so if none of
+            its pictures is lost.
         FeatureStoreError: the store is unreadable, or the disk is too small.
     """
     path = folder / IMAGES_FILE
@@ -86,12 +88,16 @@ def fill_image_store(
         check_space(path, _bytes_of(due.values()))
         with RecordFile(path, write=True) as store:
             store.write({}, wanted | {"complete": False})
-            known |= _store_pictures(store, due, workers)
+            read = _store_pictures(store, due, workers)
             write_pictures(store, updates, {})
-            forget_pictures(store, superfluous)
-            known |= updates
+            whole = {item for item, entry in known.items() if not entry.reason}
+            known |= read | updates
             bad = _told(folder, items, known, located.places)
-            _refuse(folder, items, bad, located.places, policy)
+            if len(bad) == len(items) or (bad and policy == "fail"):
+                if manifest.get("complete") and not any(known[item].reason for item in whole):
+                    store.write({}, manifest)
+                raise DataError(_refusal(folder, items, bad, located.places) + hint)
+            forget_pictures(store, superfluous)
             store.write({}, wanted)
         return ImageStoreResult(len(items) - len(bad), bad, len(due), changed=True)
     bad = _told(folder, items, known, located.places)
@@ -158,24 +164,26 @@ def _told(
     if not bad:
         path.unlink(missing_ok=True)
         return bad
-    rows = [(item, places[item].path if item in places else "", reason) for item, reason in bad.items()]
+    rows = [(item, _path(item, places), reason) for item, reason in bad.items()]
     content = "".join("\t".join(" ".join(column.split()) for column in row) + "\n" for row in rows).encode()
     if not path.is_file() or path.read_bytes() != content:
         write_atomically(path, content)
     return bad
 
 
-def _refuse(
-    folder: Path, items: Sequence[str], bad: Mapping[str, str], places: Mapping[str, Place], policy: Policy
-) -> None:
-    if not bad or (policy != "fail" and len(bad) < len(items)):
-        return
+def _path(item: str, places: Mapping[str, Place]) -> str:
+    """Return where an item's picture lies; empty if there is none, or its source is gone."""
+    return places[item].path if item in places else ""
+
+
+def _refusal(folder: Path, items: Sequence[str], bad: Mapping[str, str], places: Mapping[str, Place]) -> str:
     item, reason = next(iter(bad.items()))
-    first = f"{places[item].path}: {reason}" if item in places else f"item {item!r} {reason}"
+    path = _path(item, places)
+    first = f"{path}: {reason}" if path else f"item {item!r}: {reason}" if item in places else f"item {item!r} {reason}"
     listed = f"{len(bad)} of {len(items)} items are like that, listed in {folder / BAD_IMAGES_FILE}"
     if len(bad) == len(items):
-        raise DataError(f"{first}; {listed}: no item has a whole picture")
-    raise DataError(
+        return f"{first}; {listed}: no item has a whole picture"
+    return (
         f"{first}; {listed}; repair the pictures, or let such items go (--set prepare.missing_images=drop) or have a "
         "grey picture (=blank)"
     )

@@ -5,6 +5,7 @@ pixels ``(3, 224, 224)`` that had been normalised by 0.5 and 0.5. Pixels are kep
 they go back to whole numbers exactly, else as they are.
 """
 
+import math
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -43,9 +44,10 @@ class LegacyImages:
         except (lmdb.Error, OSError) as error:
             reason = str(error).removeprefix(f"{path}: ")
             raise DataError(f"{path}: is not a readable LMDB ({reason}); fetch it again") from error
-        if content.stat().st_size < needed:
+        self._num_bytes = content.stat().st_size
+        if self._num_bytes < needed:
             self.close()
-            raise DataError(f"{path}: is cut off: {content.stat().st_size} of {needed} bytes; fetch it again")
+            raise DataError(f"{path}: is cut off: {self._num_bytes} of {needed} bytes; fetch it again")
 
     def __enter__(self) -> Self:
         return self
@@ -61,8 +63,11 @@ class LegacyImages:
 
     def holds(self, key: bytes) -> bool:
         """Say whether there is a picture under a key."""
-        with self._lmdb.begin(buffers=True) as transaction:
-            return transaction.get(key) is not None
+        try:
+            with self._lmdb.begin(buffers=True) as transaction:
+                return transaction.get(key) is not None
+        except lmdb.Error:  # whoever asks for the picture is told
+            return True
 
     def picture(self, key: bytes) -> bytes:
         """Return a picture as it is kept in our own store: a PNG, or floats.
@@ -75,6 +80,8 @@ class LegacyImages:
                 value = transaction.get(key)
                 if value is None:
                     raise DataError("is not in the LMDB")
+                if len(value) > self._num_bytes:  # to read it would kill the process with SIGBUS
+                    raise DataError(f"is said to have {len(value)} bytes, more than the LMDB")
                 held = read_pickle(value, f"record {key.decode(errors='replace')!r}")
         except lmdb.Error as error:
             raise DataError(f"cannot be read from the LMDB ({error})") from error
@@ -90,8 +97,8 @@ def _pixels(held: dict[str, Any]) -> np.ndarray:
     if not isinstance(raw, bytes | bytearray):
         raise DataError("holds no pixels in the LMDB")
     shape = _shape(held, len(raw))
-    count = int(np.prod(shape))
-    if not 0 < count <= 3 * MOST_PIXELS or len(raw) not in (count, count * _FLOAT_BYTES):
+    count = math.prod(shape)
+    if len(raw) not in (count, count * _FLOAT_BYTES):
         raise DataError(f"holds {len(raw)} bytes of pixels in the LMDB, which do not fit its size {shape}")
     if len(raw) == count:
         if shape[2] not in (1, 3, 4):
@@ -106,8 +113,11 @@ def _shape(held: dict[str, Any], num_bytes: int) -> tuple[int, int, int]:
         return (3, _SIDE, _SIDE) if num_bytes == 3 * _SIDE * _SIDE * _FLOAT_BYTES else (_SIDE, _SIDE, 3)
     size, channels = held["size"], held.get("channels")
     numbers = (*size, channels) if isinstance(size, tuple | list) else ()
-    if len(numbers) != 3 or not all(isinstance(number, int) and number > 0 for number in numbers):
-        raise DataError(f"has the size {size!r} with {channels!r} channels in the LMDB")
+    if len(numbers) != 3 or any(type(number) is not int for number in numbers):
+        kinds = f"{type(size).__name__} and {type(channels).__name__}"
+        raise DataError(f"has no two whole numbers as its size and one of channels in the LMDB, but {kinds}")
+    if not all(0 < number <= MOST_PIXELS for number in numbers):
+        raise DataError(f"has a size or a number of channels in the LMDB outside 1 to {MOST_PIXELS:,}")
     return numbers[0], numbers[1], numbers[2]
 
 

@@ -10,8 +10,10 @@ from odmt.data.sources.common import Pictures
 from odmt.data.sources.release import image_key
 from odmt.errors import DataError, MissingDataError
 from odmt.features.legacy_images import LegacyImages
+from odmt.features.pictures import FILE_SUFFIXES
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+NO_PICTURE = "has no picture"
+"""The reason of an item that is in none of the places."""
 
 
 class Place(NamedTuple):
@@ -71,13 +73,16 @@ def locate(pictures: Pictures, items: Iterable[str], fetched: Mapping[str, list[
                 names = ", ".join(path.name for path in candidates)
                 found.reasons[item] = f"has {len(candidates)} pictures: {names}"
             elif candidates:
-                found.places[item] = file_place(candidates[0])
+                try:
+                    found.places[item] = file_place(candidates[0])
+                except OSError as error:  # a link to nowhere
+                    found.reasons[item] = f"has a picture that cannot be read: {candidates[0].name}: {error.strerror}"
             elif place := records.place(item):
                 found.places[item] = place
             elif item in fetched:
                 found.places[item] = file_place(fetched[item][0])
             else:
-                found.reasons[item] = "has no picture"
+                found.reasons[item] = NO_PICTURE
     return found
 
 
@@ -95,7 +100,7 @@ def picture_files(folder: Path, *, nested: bool = False) -> dict[str, list[Path]
         raise MissingDataError(f"{folder}: is not a folder; expected pictures named <item id>.jpg, .jpeg or .png")
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("*/*") if nested else folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES:
+        if path.suffix.lower() in FILE_SUFFIXES:
             found.setdefault(path.stem, []).append(path)
     return found
 

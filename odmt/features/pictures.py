@@ -5,6 +5,7 @@ float32 pixels ``(3, H, W)`` that they had normalised by mean and deviation 0.5,
 """
 
 import io
+import math
 import warnings
 
 import numpy as np
@@ -13,9 +14,14 @@ from PIL import Image, UnidentifiedImageError
 from odmt.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # pictures scraped from shops often lie about their suffix
+SUFFIXES = ("jpg", "png", "webp", "gif", "bmp")
+"""Of the file names that we give pictures, one a format."""
+FILE_SUFFIXES = tuple(f".{suffix}" for suffix in (*SUFFIXES, "jpeg"))
+"""Of the files that are taken for pictures, in lower case."""
 MOST_PIXELS = 89_478_485
 """Pictures with more are refused: Pillow's own bound, a quarter of a gigabyte of RGB."""
 _FLOATS_MAGIC = b"\x93NUMPY"
+_FLOATS_VERSION = (1, 0)
 _CHANNELS = 3
 
 
@@ -90,12 +96,22 @@ def encode_png(values: np.ndarray) -> bytes:
 
 
 def _floats(content: bytes | memoryview) -> np.ndarray:
+    stream = io.BytesIO(content)
     try:
-        floats = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        if np.lib.format.read_magic(stream) != _FLOATS_VERSION:
+            raise ValueError("another version of the format")
+        shape, by_column, dtype = np.lib.format.read_array_header_1_0(stream)
+    except Exception as error:  # a damaged header raises whatever its text runs into
         raise DataError(f"cannot be read as float pixels ({error})") from error
-    if floats.dtype != np.float32 or floats.ndim != 3 or floats.shape[0] != _CHANNELS or floats.size == 0:
-        raise DataError(f"holds {floats.dtype} {floats.shape}, expected float32 (3, height, width)")
+    if dtype != np.float32 or by_column or len(shape) != 3 or shape[0] != _CHANNELS or min(shape) < 1:
+        raise DataError(f"holds {dtype} {shape}, expected float32 (3, height, width)")
+    if shape[1] * shape[2] > MOST_PIXELS:
+        raise DataError(f"has too many pixels, more than {MOST_PIXELS:,}")
+    start, num_bytes = stream.tell(), 4 * math.prod(shape)
+    if len(content) - start != num_bytes:
+        raise DataError(f"holds {len(content) - start} bytes of float pixels, expected {num_bytes}")
+    view = np.frombuffer(content, dtype="<f4", offset=start)
+    floats = view.reshape(shape).copy()  # the content may be LMDB's, and end with its transaction
     if not np.isfinite(floats).all():
         raise DataError("holds pixels that are not finite")
-    return np.asarray(floats)
+    return floats

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from odmt.errors import DataError
 from odmt.features.pictures import FORMATS, decode
 
-SUFFIXES = ("jpg", "png", "gif", "webp", "bmp")
+TOO_LARGE = "(download_max_bytes)"
+"""Stands in the reason of a picture that a larger limit would let through."""
 _MAGIC = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG\r\n\x1a\n", "png"), (b"GIF8", "gif"), (b"BM", "bmp"))
 _MEDIA_TYPE = re.compile(r"[\w.+-]{1,40}/[\w.+-]{1,40}", re.ASCII)
 _HTML = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype\s+html|html|head|body)\b", re.IGNORECASE)
@@ -46,7 +47,7 @@ def check_size(num_bytes: int, max_bytes: int) -> None:
         DataError: there are more bytes than allowed.
     """
     if num_bytes > max_bytes:
-        raise DataError(f"has more than {max_bytes:,} bytes (download_max_bytes)")
+        raise DataError(f"has more than {max_bytes:,} bytes {TOO_LARGE}")
 
 
 def as_picture(content: bytes, media_type: str, decoding: threading.Lock) -> Picture:

@@ -75,6 +75,15 @@ def test_everything_else_is_refused(content, sentence):
         read_pickle(content, "x")
 
 
+def test_tuples_that_would_take_for_ever_to_hash_are_refused():
+    nested = ()
+    for _ in range(100):
+        nested = (nested, nested)
+    content = b"\x80\x04}" + pickle.dumps(nested, protocol=4)[2:-1] + b"K\x01s."
+    with pytest.raises(DataError, match="it holds tuples and repeats what it holds, which no picture needs"):
+        read_pickle(content, "x")
+
+
 def test_a_pickle_that_changes_the_class_changes_it_for_itself_only():
     poisoned = b"\x80\x02c__main__\nLMDB_Image\n(N}X\x05\x00\x00\x00imageX\x01\x00\x00\x00xs\x86b."
     assert [op.name for op, _, _ in pickletools.genops(poisoned)][-2:] == ["BUILD", "STOP"]

@@ -11,7 +11,7 @@ from picture_server import answer, serving
 from odmt.config import PrepareConfig
 from odmt.data.imported import read_import
 from odmt.data.interactions import read_catalogue, read_interactions
-from odmt.errors import DataError, MissingDataError, ServiceError
+from odmt.errors import ConfigError, DataError, MissingDataError, ServiceError
 from odmt.experiment.images_stage import own_tables
 from odmt.experiment.prepare import prepare
 from odmt.experiment.prepare_plan import PreparePlan
@@ -136,8 +136,52 @@ def test_pictures_are_fetched_where_the_source_has_addresses_only_if_that_is_wan
     reasons = [line.split("\t")[2] for line in (home.dataset("arts") / "bad_images.tsv").read_text().splitlines()]
     assert all("404" in reason for reason in reasons)
     asked = len(shop.asked)
-    prepare(home, plan(source, "drop", download=True))
+    assert not prepare(home, plan(source, "drop", download=True))[1].changed
     assert len(shop.asked) == asked  # neither what is there nor what failed for good is asked for again
+
+
+def test_why_a_picture_could_not_be_fetched_is_remembered(corpus, home, tmp_path, shop):
+    for item in GONE:
+        shop.serve(f"{item}.png", answer(b"", 503))
+    source = write_amazon_2018(tmp_path / "s", corpus, address=shop.root)
+    notes = prepare(home, plan(source, "drop", download=True, download_retries=0))[1].notes
+    assert notes[0] == (
+        "28 pictures fetched, 2 of 30 failed, 2 of them for a reason that may pass: the same command asks again"
+    )
+    listed = (home.dataset("arts") / "bad_images.tsv").read_text()
+    assert listed.count("503") == 2
+    assert not prepare(home, plan(source, "drop"))[1].changed
+    assert (home.dataset("arts") / "bad_images.tsv").read_text() == listed
+
+
+def test_pictures_are_fetched_also_when_the_source_is_gone(corpus, home, tmp_path, shop):
+    source = write_amazon_2018(tmp_path / "s", corpus, address=shop.root)
+    (source / "images").mkdir()
+    for item in ("i0001", "i0002"):
+        (source / "images" / f"{item}.png").write_bytes(corpus.pictures[item])
+    prepare(home, plan(source, "blank"))
+    shutil.rmtree(source)
+    report = prepare(home, plan(None, "blank", download=True))[1]
+    assert report.notes[0] == "26 pictures fetched, 2 of 28 failed"
+    assert report.summary.startswith("28 pictures, 26 read now")
+    assert not prepare(home, plan(None, "blank"))[1].changed
+    assert prepare(home, plan(None, "blank"))[1].summary.startswith("28 pictures, 0 read now")
+
+
+def test_fetching_is_refused_where_the_source_names_no_addresses(corpus, home, tmp_path):
+    with pytest.raises(ConfigError, match="--download-images: the source names no addresses of pictures; leave the fl"):
+        prepare(home, plan(write_amazon(tmp_path / "s", corpus), download=True))
+
+
+def test_addresses_are_spoken_of_only_where_pictures_are_missing(corpus, home, tmp_path, shop, monkeypatch):
+    def dying(*arguments, **options):
+        raise DataError("a process died")
+
+    monkeypatch.setattr("odmt.features.image_import._store_pictures", dying)
+    source = write_amazon_2018(tmp_path / "s", corpus, address=shop.root)
+    with pytest.raises(DataError) as caught:
+        prepare(home, plan(source, "drop"))
+    assert str(caught.value) == "a process died"
 
 
 def test_a_server_that_is_gone_stops_with_what_is_there_kept(corpus, home, tmp_path):

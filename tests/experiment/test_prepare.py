@@ -234,6 +234,13 @@ def test_the_command_ends_with_3_and_one_sentence_on_bad_data(folder, launch, mo
     assert "--dataset nowhere --source DIR" in capsys.readouterr().err
 
 
+def test_the_command_to_go_on_with_names_the_data_set_if_the_space_has_another(folder, launch, monkeypatch, capsys):
+    monkeypatch.setenv("ODMT_HOME", str(folder / "home"))
+    source = str(folder / "source")
+    assert launch("prepare")(["--space", "demo", "--dataset", "arts3", "--source", source, "--tiny-encoders"]) == 0
+    assert "next: python launch/tune.py --space demo --set data.dataset=arts3\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("dataset", ["../x", "", "a/b", "."])
 @pytest.mark.parametrize("space", [[], ["--space", "demo"]])
 def test_the_command_refuses_a_data_set_that_is_no_folder_name(dataset, space, launch, monkeypatch, capsys, tmp_path):
@@ -280,6 +287,9 @@ def test_settings_of_prepare_come_from_the_space_and_from_the_command(launch, mo
         (["--dataset", "mine", "--set", "features.image.mask_ratio=1"], "mask_ratio: 1.0 is not in [0, 1)"),
         (["--stage", "import", "--preview"], "--preview: belongs to the stage verify, and --stage import was given"),
         (["--stage", "verify", "--download-images"], "--download-images: belongs to the stage images"),
+        (["--stage", "images", "--source", "x"], "--source: belongs to the stage import, and --stage images was given"),
+        (["--stage", "verify", "--where", "attach"], "--where: belongs to the stage features, and --stage verify was"),
+        (["--dry-run", "--where", "attach"], "--where: a dry run reckons with this machine only"),
         (["--where", "attach"], "attach needs RAY_ADDRESS"),
         (["--where", "moon"], "invalid choice: 'moon'"),
     ],

@@ -78,7 +78,7 @@ def test_what_is_no_picture_in_the_folder_is_not_taken_for_one(shop, tmp_path):
 def test_a_second_call_asks_only_for_what_is_missing(shop, tmp_path):
     urls = {"a": [shop.url("red")], "b": [shop.serve("late", answer(b"", 503), answer(BLUE))]}
     first = download(tmp_path, urls)
-    assert first == DownloadResult(1, 0, {"b": "is answered with status 503"}, len(RED))
+    assert first == DownloadResult(1, 0, {"b": "is answered with status 503"}, len(RED), passing=1)
     assert not (tmp_path / "failures.json").exists()
     assert download(tmp_path, urls) == DownloadResult(1, 1, {}, len(BLUE))
     assert sorted(shop.asked) == ["late", "late", "red"]
@@ -90,10 +90,28 @@ def test_a_failure_for_good_is_told_again_but_not_asked_again_until_its_addresse
         assert download(tmp_path, urls).failed == {"b": "is answered with status 404"}
     assert shop.asked.count("gone") == 1
     recorded = json.loads((tmp_path / "failures.json").read_bytes())
-    assert recorded == {"b": {"reason": "is answered with status 404", "urls": [shop.url("gone")]}}
+    assert recorded == {
+        "b": {"reason": "is answered with status 404", "urls": [shop.url("gone")], "max_bytes": 20_000_000}
+    }
 
     assert download(tmp_path, {"b": [shop.url("gone"), shop.url("blue")]}) == DownloadResult(1, 0, {}, len(BLUE))
     assert json.loads((tmp_path / "failures.json").read_bytes()) == {}
+
+
+def test_what_was_too_large_is_asked_again_once_more_is_allowed(shop, tmp_path):
+    urls = {"a": [shop.url("red")]}
+    small = PrepareConfig(download_max_bytes=len(RED) - 1)
+    assert "(download_max_bytes)" in download_pictures(tmp_path, urls, small).failed["a"]
+    download_pictures(tmp_path, urls, small)
+    assert len(shop.asked) == 1
+    assert download_pictures(tmp_path, urls, PrepareConfig()).fetched == 1
+
+
+def test_failures_that_may_pass_are_counted_apart(shop, tmp_path):
+    shop.serve("busy", answer(b"", 503))
+    settings = PrepareConfig(download_retries=0)
+    result = download_pictures(tmp_path, {"a": [shop.url("busy")], "b": [shop.url("nothing")]}, settings)
+    assert (len(result.failed), result.passing) == (2, 1)
 
 
 def test_failures_of_items_that_are_not_asked_for_are_kept_but_not_told(shop, tmp_path):

@@ -6,6 +6,7 @@ from email.utils import formatdate
 
 import pytest
 from picture_server import DRIPS, HTML, RED, answer, fetch, head, raw, redirect
+from requests.utils import get_netrc_auth
 
 from odmt.features import fetching
 from odmt.features.fetching import Failure, Stopped
@@ -130,6 +131,14 @@ def test_cookies_are_not_kept(shop):
     urls = [shop.serve("a", answer(HTML, Set_Cookie="who=me")), shop.serve("b", answer(RED))]
     assert fetch(*urls).content == RED
     assert "Cookie" not in shop.headers[1]
+
+
+def test_what_netrc_holds_for_a_host_is_not_sent(shop, tmp_path, monkeypatch):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert get_netrc_auth(shop.url("red")) == ("me", "secret")
+    fetch(shop.serve("red", answer(RED)))
+    assert "Authorization" not in shop.headers[0]
 
 
 def test_a_proxy_of_the_environment_is_used_and_its_answers_have_to_come_in_time_too(shop, monkeypatch):

@@ -188,6 +188,22 @@ def test_items_that_are_no_longer_needed_are_forgotten(data, pictures):
     assert set(image_digests(data)) == {"b"}
 
 
+def test_a_whole_store_stays_whole_when_items_that_came_later_are_refused(data, pictures):
+    fill(data, pictures)
+    with pytest.raises(DataError, match="1 of 2 items are like that"):
+        fill(data, pictures, "bc")
+    assert stored(data, ["a", "b"]) == [png("red"), png("blue")]
+
+
+def test_a_store_that_lost_a_picture_is_not_finished(data, pictures):
+    fill(data, pictures)
+    (pictures / "a.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match="1 of 2 items are like that"):
+        fill(data, pictures)
+    with pytest.raises(FeatureStoreError, match="is not finished"):
+        image_digests(data)
+
+
 @pytest.mark.parametrize("policy", ["fail", "drop", "blank"])
 def test_not_one_whole_picture_stops_whatever_the_policy(policy, data, pictures):
     with pytest.raises(DataError, match=r"2 of 2 items are like that, .*: no item has a whole picture"):

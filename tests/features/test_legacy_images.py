@@ -10,7 +10,7 @@ from PIL import Image
 
 from odmt.errors import DataError
 from odmt.features.legacy_images import LegacyImages, whole_numbers
-from odmt.features.pictures import decode, holds_floats, pixels
+from odmt.features.pictures import decode, encode_floats, holds_floats, pixels
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
@@ -19,6 +19,14 @@ def png(array):
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def with_size(opcode):
+    """Return a pickled picture whose height is what an opcode puts there."""
+    content = pickled_image(PIXELS)
+    assert content.count(b"K\x05K\x07\x86") == 1
+    without_frame = content[:2] + content[11:]  # a frame would have to say its new length
+    return without_frame.replace(b"K\x05K\x07\x86", opcode + b"K\x07\x86")
 
 
 @pytest.fixture
@@ -90,7 +98,9 @@ def test_a_grey_picture_has_one_channel(lmdb_of):
         (pickled_image(PIXELS, bare=True), r"holds 105 bytes of pixels in the LMDB, which do not fit its size \(224"),
         (pickled_image(np.zeros((4, 4, 3), np.float32)), r"holds float pixels \(4, 4, 3\) in the LMDB; expected \(3,"),
         (pickled_image(np.full((3, 224, 224), np.nan, np.float32), bare=True), "holds pixels in the LMDB that are not"),
-        (pickled_image(np.zeros((0, 4, 3), np.uint8)), r"has the size \(0, 4\) with 3 channels in the LMDB"),
+        (pickled_image(np.zeros((0, 4, 3), np.uint8)), "has a size or a number of channels in the LMDB outside 1 to"),
+        (with_size(b"\x88"), "has no two whole numbers as its size and one of channels in the LMDB, but tuple and int"),
+        (with_size(b"\x8a\x10" + b"\x7f" * 16), "has a size or a number of channels in the LMDB outside 1 to 89,478"),
     ],
 )
 def test_a_record_that_is_no_picture_is_told_with_the_reason(value, sentence, lmdb_of):
@@ -101,6 +111,31 @@ def test_a_record_that_is_no_picture_is_told_with_the_reason(value, sentence, lm
 def test_an_item_that_is_not_there_is_told(lmdb_of):
     with LegacyImages(lmdb_of({b"B1": PIXELS})) as images, pytest.raises(DataError, match="is not in the LMDB"):
         images.picture(b"B2")
+
+
+def test_a_record_that_is_said_to_be_longer_than_its_lmdb_is_refused(lmdb_of):
+    path = lmdb_of({b"1": PIXELS.repeat(100, axis=0)})
+    with LegacyImages(path) as images:
+        images._num_bytes = 1000
+        with pytest.raises(DataError, match=r"is said to have \d+ bytes, more than the LMDB"):
+            images.picture(b"1")
+
+
+def test_float_pixels_that_do_not_fill_their_shape_are_refused():
+    content = encode_floats(np.zeros((3, 4, 4), np.float32))
+    np.testing.assert_array_equal(pixels(content, 4), np.zeros((3, 4, 4)))
+    for damaged, sentence in [
+        (content[:-4], "holds 188 bytes of float pixels, expected 192"),
+        (
+            content.replace(b"(3, 4, 4)", b"(4, 4, 3)"),
+            r"holds float32 \(4, 4, 3\), expected float32 \(3, height, width",
+        ),
+        (content.replace(b"(3, 4, 4), ", b"(3, 9**9, 4)"), "cannot be read as float pixels"),
+        (content.replace(b"4, 4), }       ", b"40000, 9999), }"), "has too many pixels"),
+        (content.replace(b"\x01\x00", b"\x02\x00", 1), "cannot be read as float pixels"),
+    ]:
+        with pytest.raises(DataError, match=sentence):
+            pixels(damaged, 4)
 
 
 def test_an_lmdb_that_is_missing_cut_off_or_of_another_version_is_named(lmdb_of, tmp_path):

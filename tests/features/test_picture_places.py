@@ -77,6 +77,12 @@ def test_a_list_that_is_none_is_refused(content, sentence, folder):
         locate(Pictures(listed=str(folder / "v.pkl")), ["a"], {})
 
 
+def test_a_link_to_nowhere_is_a_reason(folder):
+    (folder / "images" / "dangling.png").symlink_to(folder / "nowhere.png")
+    found = locate(Pictures(folder=str(folder / "images")), ["dangling"], {})
+    assert found.reasons == {"dangling": "has a picture that cannot be read: dangling.png: No such file or directory"}
+
+
 def test_a_stamp_changes_with_the_file(folder):
     pictures = Pictures(folder=str(folder / "images"))
     before = locate(pictures, ["a"], {}).places["a"].stamp
