@@ -97,7 +97,7 @@ def picture_files(folder: Path, *, nested: bool = False) -> dict[str, list[Path]
         MissingDataError: the folder does not exist.
     """
     if not folder.is_dir():
-        raise MissingDataError(f"{folder}: is not a folder; expected pictures named <item id>.jpg, .jpeg or .png")
+        raise MissingDataError(f"{folder}: is not a folder; expected pictures named <item id>.jpg, .png or the like")
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("*/*") if nested else folder.iterdir()):
         if path.suffix.lower() in FILE_SUFFIXES:

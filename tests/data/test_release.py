@@ -36,6 +36,7 @@ def test_columns_of_the_text_are_joined_by_a_blank_and_an_empty_title_is_allowed
     source = read_amazon(folder_of(tmp_path, "u1\ta b\nu2\tc\n"))
     assert source.catalogue.item_ids == ["a", "b", "c"]
     assert source.catalogue.titles == ["Red pen", "Blue ink extra large", ""]
+    assert source.notes == {"items with an empty text, kept": 1}
 
 
 def test_sequences_are_rows_of_the_text_file_in_file_order(tmp_path):
@@ -169,5 +170,5 @@ def test_the_release_is_taken_as_it_is_unless_less_is_wanted(tmp_path):
     assert len(read_amazon(folder).interactions.users) == 3
     source = read_amazon(folder, Wanted(min_user=2, min_item=2))
     assert source.interactions.users == ["u2"]  # a has one interaction, so u1 has but one left
-    assert source.notes == {"interactions outside the selection": 3}
+    assert source.notes == {"interactions outside the selection": 3, "items with an empty text, kept": 1}
     assert source.catalogue.item_ids == ["a", "b", "c"]

@@ -150,7 +150,7 @@ def test_leftovers_of_a_killed_preparation_go_and_a_running_one_is_respected(fol
     assert not (home.dataset("arts") / ".images-abcdefgh").exists()
 
 
-def test_a_broken_picture_stops_before_any_image_store(folder):
+def test_a_broken_picture_stops_before_any_features(folder):
     (folder / "source" / "images" / "i0003.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     home = Home(folder / "new")
     with pytest.raises(DataError, match=r"i0003\.png: .*listed in .*bad_images\.tsv") as caught:

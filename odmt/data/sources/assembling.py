@@ -53,8 +53,13 @@ def assemble(
     kept = described.chosen(chosen_interactions(described.user, described.item, wanted))
     note(notes, "interactions outside the core or the drawn users", len(described.user) - len(kept.user))
     interactions, catalogue = to_sequences(kept, titles)
-    note(notes, "items with an empty text, kept", sum(not title for title in catalogue.titles))
+    note_empty(notes, catalogue)
     return interactions, catalogue
+
+
+def note_empty(notes: dict[str, int], catalogue: Catalogue) -> None:
+    """Note the items that have nothing to say for themselves."""
+    note(notes, "items with an empty text, kept", sum(not title for title in catalogue.titles))
 
 
 def note(notes: dict[str, int], reason: str, count: int) -> None:

@@ -16,7 +16,7 @@ class Pictures(NamedTuple):
     """Where a source's pictures are; each item's is taken from the first place that has it.
 
     Attributes:
-        folder: holds ``<item id>.jpg``, ``.jpeg`` or ``.png``.
+        folder: holds ``<item id>.jpg``, or with another suffix of ``FILE_SUFFIXES``.
         nested: the files lie in subfolders.
         listed: the authors' pickled list of items whose pictures count; None = all count.
         lmdb: the authors' LMDB of pickled pixels.

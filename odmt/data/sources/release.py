@@ -18,7 +18,7 @@ from odmt.data.events import Wanted, chosen_interactions
 from odmt.data.interactions import Catalogue, Interactions, restricted
 from odmt.data.item_ids import check_item_id
 from odmt.data.lines import text_lines
-from odmt.data.sources.assembling import note
+from odmt.data.sources.assembling import note, note_empty
 from odmt.data.sources.common import Form, FormName, Found, Pictures, Source, existing, only
 from odmt.errors import DataError, MissingDataError
 
@@ -90,6 +90,7 @@ def read_release(found: Found, wanted: Wanted, work: Path) -> Source:
     text = found.files["text"]
     catalogue, rows = _read_text(text, _SPLITS[found.form], numbered=found.pictures.numbered)
     interactions, notes = _read_behaviours(found.files["behaviours"], text, rows)
+    note_empty(notes, catalogue)
     return Source(_selected(interactions, wanted, notes), catalogue, None, notes)
 
 
