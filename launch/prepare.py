@@ -107,16 +107,20 @@ def check_stage(arguments: argparse.Namespace) -> None:
     """
     from odmt.errors import ConfigError
 
-    for flag, given, stage in (
-        ("--source", arguments.source is not None, "import"),
-        ("--download-images", arguments.download_images, "images"),
-        ("--where", arguments.where != "local", "features"),
-        ("--preview", arguments.preview, "verify"),
+    for flag, given, stages in (
+        ("--source", arguments.source is not None, ("import",)),
+        ("--download-images", arguments.download_images, ("images",)),
+        ("--revision", bool(arguments.revision), ("features", "verify")),
+        ("--where", arguments.where != "local", ("features",)),
+        ("--preview", arguments.preview, ("verify",)),
     ):
-        if given and arguments.stage not in (None, stage):
+        if given and arguments.stage not in (None, *stages):
+            stage = " or ".join(stages)
             raise ConfigError(flag, [f"belongs to the stage {stage}, and --stage {arguments.stage} was given"])
-    if arguments.where == "attach" and arguments.dry_run:
+    if arguments.dry_run and arguments.where == "attach":
         raise ConfigError("--where", ["a dry run reckons with this machine only; leave --where out"])
+    if arguments.dry_run and arguments.preview:
+        raise ConfigError("--preview", ["a dry run draws nothing; leave --preview out"])
 
 
 def revisions(given: list[str]) -> list[str]:

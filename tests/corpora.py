@@ -5,6 +5,7 @@ import datetime
 import gzip
 import io
 import json
+import os
 import pickle
 import sys
 from pathlib import Path
@@ -187,7 +188,7 @@ def write_legacy_lmdb(path, images, bare=False, values=None):
     """Write an LMDB as the authors do; ``values`` are raw records besides."""
     path.parent.mkdir(parents=True, exist_ok=True)
     records = {key: pickled_image(image, key.decode(), bare) for key, image in images.items()} | (values or {})
-    environment = lmdb.open(str(path), subdir=False, map_size=2**28)
+    environment = lmdb.open(os.fsencode(path), subdir=False, map_size=2**28)
     with environment.begin(write=True) as transaction:
         for key, value in records.items():
             transaction.put(key, value)

@@ -131,7 +131,7 @@ class PrepareConfig(Section):
     """Items encoded at once; each batch is kept as soon as it is done."""
 
     workers: int | None = None
-    """Processes that decode pictures; None = one a CPU, none for a few hundred pictures."""
+    """Processes that decode pictures; None = one a CPU, eight at most, and none for a few hundred pictures."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the encoders; ``auto``: fp32 on a CPU, fp16 on a GPU. Features are kept in float16 in any case."""

@@ -43,6 +43,7 @@ class ImportRecord(NamedTuple):
         pictures: where the pictures are.
         notes: what was left out or mended, and how often.
         digest: of the two tables.
+        addressed: items in the table of addresses; None = the source names none.
     """
 
     source: str
@@ -53,6 +54,7 @@ class ImportRecord(NamedTuple):
     pictures: Pictures
     notes: dict[str, int]
     digest: str
+    addressed: int | None = None
 
 
 class Imported(NamedTuple):
@@ -76,7 +78,7 @@ def write_import(folder: Path, source: Source, record: ImportRecord) -> ImportRe
     Args:
         folder: the data set's folder.
         source: what was read.
-        record: where it came from; its digest is filled in.
+        record: where it came from; digest and number of addresses are filled in.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -93,7 +95,8 @@ def write_import(folder: Path, source: Source, record: ImportRecord) -> ImportRe
         write_atomically(target / _URLS, buffer.getvalue())
     else:
         (target / _URLS).unlink(missing_ok=True)
-    whole = record._replace(digest=dataset_digest(target))
+    addressed = None if source.urls is None else len(source.urls)
+    whole = record._replace(digest=dataset_digest(target), addressed=addressed)
     rewrite_record(folder, whole)
     forget_parts(folder)
     return whole
@@ -160,20 +163,19 @@ def read_whole(folder: Path, record: ImportRecord) -> Imported | None:
         return None
     if content_digest(interactions, catalogue) != record.digest:
         return None
-    return Imported(record, interactions, catalogue, _read_urls(target / _URLS))
+    urls = {} if record.addressed is None else _read_urls(target / _URLS)
+    if urls is None or len(urls) != (record.addressed or 0):
+        return None
+    return Imported(record, interactions, catalogue, urls)
 
 
-def _read_urls(path: Path) -> dict[str, list[str]]:
+def _read_urls(path: Path) -> dict[str, list[str]] | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if not path.is_file():
-        return {}
     try:
         table = pq.read_table(path)
         columns: Mapping[str, list[Any]] = table.to_pydict()
         return dict(zip(columns["item_id"], columns["urls"], strict=True))
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise DataError(
-            f"{path}: is not readable ({error}); delete the folder {path.parent} and import again"
-        ) from error
+    except (pa.ArrowException, OSError, KeyError):
+        return None

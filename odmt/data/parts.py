@@ -72,8 +72,8 @@ class PartReader:
         end, line, rows = 0, 1, 0
         paths = sorted(self._folder.glob("part-*.parquet"))
         for path in paths:
-            part = _read_part(path)
-            if part is None:  # a disk lost it; from here on the file is read again
+            part = _read_part(path) if path == self._part(kept) else None
+            if part is None:  # a disk lost it, or the one before; from here on the file is read again
                 for later in paths[kept:]:
                     later.unlink()
                 break
@@ -87,11 +87,14 @@ class PartReader:
                 table, damaged = self._parse(block)
                 place = _Place(block.end, block.next_line, len(damaged), damaged[0] if damaged else "")
                 self._count(place)
-                _write_part(self._folder / f"part-{number:06d}.parquet", table, place)
+                _write_part(self._part(number), table, place)
                 rows += table.num_rows
                 yield table
         if not rows:
             raise DataError(f"{self.first_damaged or self._path}: the file holds no line that means anything")
+
+    def _part(self, number: int) -> Path:
+        return self._folder / f"part-{number:06d}.parquet"
 
     def _count(self, place: _Place) -> None:
         self.damaged += place.damaged

@@ -15,6 +15,7 @@ from odmt.errors import DataError
 _LARGEST = 256 * 2**20  # a pickle larger than any honest picture is none of the authors'
 _MEMO = frozenset(("PUT", "BINPUT", "LONG_BINPUT"))
 _CALLS = frozenset(("REDUCE", "INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"))
+_MOST_TUPLES = 4
 _REPEATS = frozenset(("GET", "BINGET", "LONG_BINGET", "DUP"))
 _HASHABLE = frozenset(("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "FROZENSET"))
 _OUTSIDE = frozenset(("PERSID", "BINPERSID", "NEXT_BUFFER", "READONLY_BUFFER"))
@@ -53,7 +54,7 @@ def read_pickle(content: bytes | memoryview, where: str) -> Any:
 
 
 def _check_opcodes(content: bytes) -> None:
-    used = set()
+    tuples = repeats = 0
     for opcode, argument, _ in pickletools.genops(content):
         if opcode.name in _MEMO:
             # The memo is an array: a huge place in it would be a huge array.
@@ -61,7 +62,8 @@ def _check_opcodes(content: bytes) -> None:
                 raise pickle.UnpicklingError(f"it remembers something at place {argument}")
         elif opcode.name in _CALLS or opcode.name in _OUTSIDE or opcode.proto > _NEWEST_PROTOCOL:
             raise pickle.UnpicklingError(f"it uses {opcode.name}, which neither containers nor pictures need")
-        used.add(opcode.name)
-    if used & _REPEATS and used & _HASHABLE:
-        # Tuples of the same tuples, a hundred deep, take for ever to hash.
-        raise pickle.UnpicklingError("it holds tuples and repeats what it holds, which no picture needs")
+        tuples += opcode.name in _HASHABLE
+        repeats += opcode.name in _REPEATS
+    # To hash deeply nested tuples ends the process; to hash tuples that hold each other many times takes for ever.
+    if tuples > _MOST_TUPLES or (tuples > 1 and repeats):
+        raise pickle.UnpicklingError(f"it holds {tuples} tuples, more than any picture needs")

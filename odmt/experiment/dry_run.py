@@ -118,6 +118,8 @@ def _expected(home: Home, plan: PreparePlan) -> _Expected:
     if former is not None and (found is None or is_current(former, found, plan)):
         return _Expected(len(needed_items(former)), True)
     if found is None:
+        if not plan.generate_demo:
+            read_import(folder)  # says what is wrong with it
         return _Expected(_DEMO_ITEMS, False)
     lists_items = next(found.files[part] for part in ("text", "articles", "titles", "meta") if part in found.files)
     return _Expected(_lines(lists_items), False)

@@ -11,7 +11,7 @@ from odmt.experiment.locating import located_pictures, no_addresses, with_addres
 from odmt.experiment.prepare_plan import PreparePlan
 from odmt.features.images import holds_nothing, open_images, read_entries
 from odmt.features.picture_places import Located, Place
-from odmt.features.workers import usable_cpus
+from odmt.features.workers import worker_count
 from odmt.home import Home
 
 
@@ -53,7 +53,7 @@ def images_after_import(due: Due, plan: PreparePlan) -> list[str]:
     if due.places:
         num_bytes = sum(place.num_bytes for place in due.places.values() if place.kind == "file")
         shown = f", {size(num_bytes)}" if num_bytes else ""
-        seconds = decode_seconds(list(due.places.values())) * len(due.places) / _workers(plan)
+        seconds = decode_seconds(list(due.places.values())) * len(due.places) / _workers(plan, len(due.places))
         sentences.append(f"would read {len(due.places):,} of {len(due.items):,} pictures{shown}, {about(seconds)}")
     else:
         sentences.append(f"no picture to read: {len(due.items) - len(due.located.reasons):,} are there")
@@ -91,7 +91,7 @@ def images_before_import(found: Found | None, words: str, count: int, plan: Prep
         return [f"would look for pictures of {words} items"]
     num_bytes = sum(place.num_bytes for place in sample) / len(sample) * count
     shown = f", about {size(num_bytes)}" if sample[0].kind == "file" else ""
-    seconds = decode_seconds(sample) * count / _workers(plan)
+    seconds = decode_seconds(sample) * count / _workers(plan, count)
     return [f"would read pictures of {words} items{shown}, {about(seconds)} (from {len(sample)} of them)"]
 
 
@@ -100,5 +100,5 @@ def _fetching(words: str, count: int, plan: PreparePlan) -> str:
     return f"would fetch {words} pictures over {connections} connections, {about(count / connections)} at a second each"
 
 
-def _workers(plan: PreparePlan) -> int:
-    return max(1, plan.settings.workers) if plan.settings.workers is not None else usable_cpus()
+def _workers(plan: PreparePlan, num_pictures: int) -> int:
+    return max(1, worker_count(plan.settings.workers, num_pictures))

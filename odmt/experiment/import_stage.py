@@ -43,7 +43,8 @@ def run_import(home: Home, plan: PreparePlan) -> StageReport:
     former = None if record is None else read_whole(folder, record)
     fresh = _record(source, found, form, plan)
     if former is not None and is_same(former.record, fresh):
-        rewrite_record(folder, fresh._replace(notes=former.record.notes, digest=former.record.digest))
+        kept = former.record
+        rewrite_record(folder, fresh._replace(notes=kept.notes, digest=kept.digest, addressed=kept.addressed))
         forget_parts(folder)
         return _report(former, changed=False)
     try:

@@ -8,8 +8,8 @@ from odmt.data.imported import Imported
 from odmt.data.interactions import prepare_command
 from odmt.errors import ConfigError, FeatureStoreError, MissingDataError
 from odmt.experiment.prepare_plan import PreparePlan
-from odmt.features.downloads import download_pictures, downloaded_files
-from odmt.features.images import IMAGES_FILE, Entry, holds_nothing, open_images, read_entries
+from odmt.features.downloads import download_pictures, downloaded_files, former_failures
+from odmt.features.images import IMAGES_FILE, NO_DIGEST, Entry, holds_nothing, open_images, read_entries
 from odmt.features.picture_places import NO_PICTURE, Located, Place, file_place, locate
 
 DOWNLOADS = "downloads"
@@ -23,12 +23,12 @@ def located_pictures(folder: Path, imported: Imported, items: list[str], plan: P
         MissingDataError: the source is gone and nothing was kept of it.
         FeatureStoreError: the image store is unreadable, or does not know all items of a source that is gone.
     """
-    if plan.download and not imported.urls:
+    if plan.download and not any(imported.urls.values()):
         no_addresses()
     fetched = downloaded_files(folder / DOWNLOADS)
     if Path(imported.record.source).is_dir():
         return locate(imported.record.pictures, items, fetched)
-    return _as_stored(folder, items, fetched)
+    return _as_stored(folder, imported, items, fetched, plan)
 
 
 def no_addresses() -> None:
@@ -75,32 +75,37 @@ def fetched_pictures(
 
 def with_former_reasons(folder: Path, located: Located, wanted: Mapping[str, list[str]]) -> Located:
     """Return what is located with the reasons that are known why some pictures could not be fetched earlier."""
-    if not wanted or holds_nothing(folder):
-        return located
-    entries = _entries(folder)
-    former = {item: entries[item].reason for item in wanted if item in entries and not entries[item].stamp}
-    return located._replace(reasons=located.reasons | former)
+    former = former_failures(folder / DOWNLOADS) if wanted else {}
+    return located._replace(reasons=located.reasons | {item: former[item] for item in wanted if item in former})
 
 
-def _as_stored(folder: Path, items: list[str], fetched: Mapping[str, list[Path]]) -> Located:
-    """Return the places of an earlier run, once the source is gone: nothing is due there."""
+def _as_stored(
+    folder: Path, imported: Imported, items: list[str], fetched: Mapping[str, list[Path]], plan: PreparePlan
+) -> Located:
+    """Return the places of an earlier run, once the source is gone: nothing is due there but what was fetched."""
     path = folder / IMAGES_FILE
-    gone = f"and the source is gone; run: {prepare_command(folder.name)}"
-    if not path.exists():
-        raise MissingDataError(f"{path}: does not exist, {gone}")
     entries = _entries(folder)
     unknown = [item for item in items if item not in entries and item not in fetched]
-    if unknown:
-        raise FeatureStoreError(f"{path}: holds no picture of {len(unknown)} items, such as {unknown[0]!r}, {gone}")
+    addressed = [item for item in unknown if imported.urls.get(item)]
+    if unknown and not (plan.download and len(addressed) == len(unknown)):
+        what = f"holds no picture of {len(unknown)} items, such as {unknown[0]!r}," if entries else "does not exist,"
+        more = ", or fetch them with --download-images" if len(addressed) == len(unknown) else ""
+        error = FeatureStoreError if entries else MissingDataError
+        raise error(f"{path}: {what} and the source is gone; run: {prepare_command(folder.name)}{more}")
     places = {item: file_place(fetched[item][0]) for item in items if item in fetched}
-    places |= {item: Place("file", "", b"", entries[item].stamp) for item in items if _has_stamp(entries, item)}
+    for item in items:
+        entry = entries.get(item, _UNKNOWN)
+        # A broken one with an address is there no more: it may be fetched.
+        if item not in places and entry.stamp and not (entry.reason and imported.urls.get(item)):
+            places[item] = Place("file", "", b"", entry.stamp)
     return Located(places, {item: NO_PICTURE for item in items if item not in places})
 
 
-def _has_stamp(entries: Mapping[str, Entry], item: str) -> bool:
-    return item in entries and bool(entries[item].stamp)
+_UNKNOWN = Entry(NO_DIGEST, "")
 
 
 def _entries(folder: Path) -> dict[str, Entry]:
+    if holds_nothing(folder):
+        return {}
     with open_images(folder) as store:
         return read_entries(store)

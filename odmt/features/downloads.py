@@ -4,7 +4,7 @@ The folder::
 
     <two hex digits>/<item id>.<jpg|png|gif|webp|bmp>    the suffix that the content asks for
     <two hex digits>/~<digest>.<suffix>, ~<digest>.id    of an id that is no good as a file name, which .id holds
-    failures.json                                        items that failed for good, and at which addresses
+    failures.json                                        items that failed, and at which addresses
 """
 
 import hashlib
@@ -53,16 +53,18 @@ class DownloadResult(NamedTuple):
     passing: int = 0
 
 
-class _Lasting(NamedTuple):
-    """A failure for good, and the addresses and the size limit that it is true of."""
+class _Failed(NamedTuple):
+    """A failure, the addresses and the size limit that it is true of, and whether it may pass."""
 
     reason: str
     urls: list[str]
     max_bytes: int
+    passing: bool
 
-    def holds(self, urls: Sequence[str], max_bytes: int) -> bool:
+    def lasts(self, urls: Sequence[str], max_bytes: int) -> bool:
         """Say whether the same would come of asking again."""
-        return self.urls == urls and (TOO_LARGE not in self.reason or max_bytes <= self.max_bytes)
+        same = self.urls == urls and (TOO_LARGE not in self.reason or max_bytes <= self.max_bytes)
+        return same and not self.passing
 
 
 def download_pictures(
@@ -89,13 +91,13 @@ def download_pictures(
     folder.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
     there = downloaded_files(folder)
-    lasting = _read_lasting(folder)
+    known = _read_failures(folder)
     missing = {item: list(candidates) for item, candidates in urls.items() if item not in there}
     limit = settings.download_max_bytes
     wanted = {
-        item: asked for item, asked in missing.items() if item not in lasting or not lasting[item].holds(asked, limit)
+        item: asked for item, asked in missing.items() if item not in known or not known[item].lasts(asked, limit)
     }
-    failed = {item: lasting[item].reason for item in missing if item not in wanted}
+    failed = {item: known[item].reason for item in missing if item not in wanted}
 
     def keep(item: str, picture: Picture) -> None:
         _keep(folder, item, picture)
@@ -108,20 +110,18 @@ def download_pictures(
                 if isinstance(result, int):
                     fetched += 1
                     num_bytes += result
-                    unrecorded += lasting.pop(item, None) is not None
+                    unrecorded += known.pop(item, None) is not None
                 else:
                     failed[item] = result.reason
-                    if result.passing:
-                        passing += 1
-                    else:
-                        lasting[item] = _Lasting(result.reason, wanted[item], limit)
-                        unrecorded += 1
+                    passing += result.passing
+                    known[item] = _Failed(result.reason, wanted[item], limit, result.passing)
+                    unrecorded += 1
                 if unrecorded >= _RECORD_EVERY:
-                    _write_lasting(folder, lasting)
+                    _write_failures(folder, known)
                     unrecorded = 0
     finally:
         if unrecorded:
-            _write_lasting(folder, lasting)
+            _write_failures(folder, known)
     return DownloadResult(fetched, len(urls) - len(missing), failed, num_bytes, passing)
 
 
@@ -166,22 +166,31 @@ def _sweep(folder: Path) -> None:
                 (parent / name).unlink()
 
 
-def _read_lasting(folder: Path) -> dict[str, _Lasting]:
+def former_failures(folder: Path) -> dict[str, str]:
+    """Return why pictures could not be fetched when that was tried last, by item id.
+
+    Raises:
+        DataError: ``failures.json`` is damaged.
+    """
+    return {item: failure.reason for item, failure in _read_failures(folder).items()}
+
+
+def _read_failures(folder: Path) -> dict[str, _Failed]:
     path = folder / FAILURES_FILE
     if not path.exists():
         return {}
     try:
         entries = json.loads(path.read_bytes())
         return {
-            item: _Lasting(str(entry["reason"]), list(entry["urls"]), int(entry["max_bytes"]))
+            item: _Failed(str(entry["reason"]), list(entry["urls"]), int(entry["max_bytes"]), bool(entry["passing"]))
             for item, entry in entries.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: is damaged ({error!r}); delete it, and all that failed is tried again") from error
 
 
-def _write_lasting(folder: Path, lasting: Mapping[str, _Lasting]) -> None:
-    entries = {item: failure._asdict() for item, failure in lasting.items()}
+def _write_failures(folder: Path, failures: Mapping[str, _Failed]) -> None:
+    entries = {item: failure._asdict() for item, failure in failures.items()}
     write_atomically(folder / FAILURES_FILE, json.dumps(entries, indent=1).encode())
 
 

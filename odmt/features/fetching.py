@@ -19,7 +19,7 @@ from urllib3.util import Retry
 from odmt.config import PrepareConfig
 from odmt.errors import DataError
 from odmt.features.http_session import PictureSession, at_most
-from odmt.features.received import Picture, as_picture, check_size, suffix_of, unpacked
+from odmt.features.received import TOO_LARGE, Picture, as_picture, check_size, suffix_of, unpacked
 
 MAX_REDIRECTS = 5
 MAX_WAIT_SECONDS = 120.0
@@ -126,7 +126,8 @@ class Fetcher:
             except _Fault as fault:
                 faults[host] = fault
         if not faults:
-            return Failure(str(refusals[0]) if refusals else "has no address")
+            told = [str(refusal) for refusal in refusals] or ["has no address"]
+            return Failure(next((reason for reason in told if TOO_LARGE in reason), told[0]))
         answered = any(problem.answered for problem in (*refusals, *faults.values()))
         return Failure(str(next(iter(faults.values()))), passing=True, silent=not answered)
 

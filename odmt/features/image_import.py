@@ -68,13 +68,12 @@ def fill_image_store(
         items: the items that need a picture.
         located: where their pictures are.
         policy: what becomes of items without a whole one.
-        workers: processes that decode; None = one a CPU, none for a few pictures.
+        workers: processes that decode; None = one a CPU, eight at most, and none for a few pictures.
         hint: what else may help items without a picture; ends the sentence that refuses them.
 
     Raises:
         DataError: the policy is ``fail`` and there are items without a whole picture, or no item has one; all are
-            listed in ``bad_images.tsv``. Whole pictures are kept, and a store that was complete stays so if none of
-            its pictures is lost.
+            listed in ``bad_images.tsv``. Whole pictures are kept, those of before too.
         FeatureStoreError: the store is unreadable, or the disk is too small.
     """
     path = folder / IMAGES_FILE
@@ -86,17 +85,18 @@ def fill_image_store(
     wanted = {"format": FORMAT, "complete": True, "policy": policy, "items": len(items)}
     if due or updates or superfluous or manifest != wanted:
         check_space(path, _bytes_of(due.values()))
+        whole = {item for item, entry in known.items() if not entry.reason}
         with RecordFile(path, write=True) as store:
-            store.write({}, wanted | {"complete": False})
-            read = _store_pictures(store, due, workers)
-            write_pictures(store, updates, {})
-            whole = {item for item, entry in known.items() if not entry.reason}
+            if not manifest.get("complete"):
+                store.write({}, wanted | {"complete": False})
+            read = _store_pictures(store, due, whole, workers)
+            updates |= {item: read[item] for item in whole & read.keys() if read[item].reason}
             known |= read | updates
             bad = _told(folder, items, known, located.places)
             if len(bad) == len(items) or (bad and policy == "fail"):
-                if manifest.get("complete") and not any(known[item].reason for item in whole):
-                    store.write({}, manifest)
                 raise DataError(_refusal(folder, items, bad, located.places) + hint)
+            store.write({}, wanted | {"complete": False})
+            write_pictures(store, updates, {})
             forget_pictures(store, superfluous)
             store.write({}, wanted)
         return ImageStoreResult(len(items) - len(bad), bad, len(due), changed=True)
@@ -114,8 +114,10 @@ def _known(folder: Path) -> tuple[dict[str, object], dict[str, Entry]]:
         return store.manifest(), read_entries(store)
 
 
-def _store_pictures(store: RecordFile, due: Mapping[str, Place], workers: int | None) -> dict[str, Entry]:
-    """Read, check and keep pictures, a batch at a time, in the order of their keys."""
+def _store_pictures(
+    store: RecordFile, due: Mapping[str, Place], whole: Collection[str], workers: int | None
+) -> dict[str, Entry]:
+    """Read, check and keep pictures, a batch at a time, in the order of their keys; no bad one in place of a whole."""
     order = sorted(due, key=str.encode)
     found: dict[str, Entry] = {}
     batch: dict[str, Entry] = {}
@@ -129,10 +131,11 @@ def _store_pictures(store: RecordFile, due: Mapping[str, Place], workers: int | 
             if not read.reason:
                 contents[item] = read.content
             digest = digest_of(read.content) if not read.reason else NO_DIGEST
-            batch[item] = Entry(digest, due[item].stamp, read.reason)
+            found[item] = Entry(digest, due[item].stamp, read.reason)
+            if not read.reason or item not in whole:
+                batch[item] = found[item]
             if len(batch) >= BATCH_ITEMS or sum(map(len, contents.values())) >= BATCH_BYTES or count == len(order):
                 write_pictures(store, batch, contents)
-                found |= batch
                 batch, contents = {}, {}
                 tell(count)
     return found
@@ -165,7 +168,8 @@ def _told(
         path.unlink(missing_ok=True)
         return bad
     rows = [(item, _path(item, places), reason) for item, reason in bad.items()]
-    content = "".join("\t".join(" ".join(column.split()) for column in row) + "\n" for row in rows).encode()
+    text = "".join("\t".join(" ".join(column.split()) for column in row) + "\n" for row in rows)
+    content = text.encode(errors="backslashreplace")  # a path may hold bytes that are no text
     if not path.is_file() or path.read_bytes() != content:
         write_atomically(path, content)
     return bad

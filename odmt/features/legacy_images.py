@@ -6,6 +6,7 @@ they go back to whole numbers exactly, else as they are.
 """
 
 import math
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -38,16 +39,15 @@ class LegacyImages:
         if not content.is_file():
             raise DataError(f"{content}: does not exist")
         try:
-            self._lmdb = lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, create=False)
+            self._lmdb = lmdb.open(os.fsencode(path), subdir=path.is_dir(), readonly=True, lock=False, create=False)
             # Reading past the end of a cut-off file would kill the process with SIGBUS.
             needed = (self._lmdb.info()["last_pgno"] + 1) * self._lmdb.stat()["psize"]
         except (lmdb.Error, OSError) as error:
             reason = str(error).removeprefix(f"{path}: ")
             raise DataError(f"{path}: is not a readable LMDB ({reason}); fetch it again") from error
-        self._num_bytes = content.stat().st_size
-        if self._num_bytes < needed:
+        if content.stat().st_size < needed:
             self.close()
-            raise DataError(f"{path}: is cut off: {self._num_bytes} of {needed} bytes; fetch it again")
+            raise DataError(f"{path}: is cut off: {content.stat().st_size} of {needed} bytes; fetch it again")
 
     def __enter__(self) -> Self:
         return self
@@ -80,8 +80,6 @@ class LegacyImages:
                 value = transaction.get(key)
                 if value is None:
                     raise DataError("is not in the LMDB")
-                if len(value) > self._num_bytes:  # to read it would kill the process with SIGBUS
-                    raise DataError(f"is said to have {len(value)} bytes, more than the LMDB")
                 held = read_pickle(value, f"record {key.decode(errors='replace')!r}")
         except lmdb.Error as error:
             raise DataError(f"cannot be read from the LMDB ({error})") from error

@@ -1,6 +1,7 @@
 """Record files: one LMDB file of named byte strings with a JSON manifest. Nothing is ever unpickled."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -49,7 +50,7 @@ class RecordFile:
         try:
             map_size = max(_FIRST_MAP_BYTES, 2 * path.stat().st_size) if write and foreign else _FIRST_MAP_BYTES
             self._lmdb = lmdb.open(
-                str(path),
+                os.fsencode(path),
                 subdir=False,
                 readonly=not write,
                 lock=write,

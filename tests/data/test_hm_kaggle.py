@@ -93,6 +93,21 @@ def test_a_stray_quote_costs_its_own_line_and_no_other(tmp_path):
     assert list(source.notes.values()) == [2]
 
 
+def test_a_line_means_the_same_in_whichever_company_it_is_read(tmp_path):
+    sales = ["2018-09-20,u\N{NO-BREAK SPACE},0108775015,0.05,2"]
+    alone = sequences(read(find(folder_of(tmp_path, sales)), ALL, tmp_path / "work"))
+    together = sequences(read(find(folder_of(tmp_path, [*sales, "bad,u,1,1,1"])), ALL, tmp_path / "work"))
+    assert alone == together == {"u\N{NO-BREAK SPACE}": ["0108775015"]}
+
+
+def test_rows_that_arrow_would_cut_out_of_lines_are_damaged_lines(tmp_path):
+    sales = ["2018-09-20,u,0108775015,0.05,2", '2018-09-21,u,0108775015,0.05,"2', '2018-09-22,u,0108775015,0.05,2"']
+    sales.append("2018-09-23,u,0108775015,0.05,2\r2018-09-24,u,0108775015,0.05,2")
+    source = read(find(folder_of(tmp_path, sales)), ALL, tmp_path / "work")
+    assert sequences(source) == {"u": ["0108775015"] * 2}
+    assert list(source.notes.values()) == [2]
+
+
 def test_rows_of_another_number_of_fields_than_the_header_are_told(tmp_path):
     with pytest.raises(
         DataError, match=r"transactions_train\.csv:2: has 2 fields; expected 5.*no line that means anything"
@@ -126,6 +141,9 @@ def test_an_article_on_two_lines_is_counted_and_the_first_counts(tmp_path):
         (ARTICLES + "shirt,a,b,c,d,e\n", r"articles\.csv:4: article id 'shirt' is not a number"),
         (ARTICLES + "1,2\n", r"articles\.csv:4: has 2 fields; expected 6: article_id"),
         (ARTICLES.encode() + b"1,\xff,a,b,c,d\n", r"articles\.csv:4: is not UTF-8 text \(byte 0xff\)"),
+        (ARTICLES + '2,a,b,c,d,"Soft top\n3,a,b,c,d,e\n', r"articles\.csv:4: is not CSV \(unexpected end of data\)"),
+        (ARTICLES + '2,a,b,c,d,"Soft, wa', r"articles\.csv:4: is not CSV \(unexpected end of data\)"),
+        (ARTICLES.replace("detail_desc", "article_id"), r"articles\.csv:1: has the column article_id 2 times"),
         (ARTICLES + "../x,a,b,c,d,e\n", r"articles\.csv:4: item id '\.\./x' holds '/'"),
     ],
 )

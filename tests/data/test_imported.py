@@ -32,7 +32,7 @@ def test_an_import_reads_back_with_addresses_and_where_it_came_from(folder):
     assert imported.interactions.users == ["u", "v"]
     np.testing.assert_array_equal(imported.interactions.items, [1, 0, 1])
     assert imported.urls == SOURCE.urls
-    assert imported.record._replace(digest="") == RECORD
+    assert imported.record._replace(digest="") == RECORD._replace(addressed=len(SOURCE.urls))
 
 
 def test_a_second_import_without_addresses_leaves_none(folder):
@@ -77,9 +77,12 @@ def test_a_damaged_table_is_named_with_the_command(folder):
         read_import(folder)
 
 
-def test_damaged_addresses_are_named(folder):
-    (folder / "imported" / "urls.parquet").write_bytes(b"junk")
-    with pytest.raises(DataError, match=r"urls\.parquet: is not readable"):
+@pytest.mark.parametrize("content", [None, b"junk"])
+def test_an_import_whose_addresses_are_lost_or_damaged_counts_as_none(content, folder):
+    path = folder / "imported" / "urls.parquet"
+    path.unlink() if content is None else path.write_bytes(content)
+    assert read_whole(folder, read_record(folder)) is None
+    with pytest.raises(DataError, match=r"arts/imported: is damaged or was cut off; run: .*--dataset arts"):
         read_import(folder)
 
 

@@ -81,6 +81,12 @@ def test_a_part_that_does_not_read_is_read_from_the_file_again(path, tmp_path):
     assert 0 < len(again.seen) < len(parts)
 
 
+def test_a_part_that_is_lost_is_read_from_the_file_again(path, tmp_path):
+    values(PartReader(path, tmp_path / "work", parse, "numbers"))
+    sorted((tmp_path / "work").rglob("part-*.parquet"))[1].unlink()
+    assert values(PartReader(path, tmp_path / "work", parse, "numbers")) == list(range(500))
+
+
 def test_a_file_of_damaged_lines_is_refused_with_the_first(path, tmp_path):
     path.write_text("x\n" * 300)
     with pytest.raises(DataError, match=r"file:1: is x; \d+ of the first \d+ lines are like that: .*download it again"):

@@ -80,8 +80,23 @@ def test_tuples_that_would_take_for_ever_to_hash_are_refused():
     for _ in range(100):
         nested = (nested, nested)
     content = b"\x80\x04}" + pickle.dumps(nested, protocol=4)[2:-1] + b"K\x01s."
-    with pytest.raises(DataError, match="it holds tuples and repeats what it holds, which no picture needs"):
+    with pytest.raises(DataError, match="it holds 100 tuples, more than any picture needs"):
         read_pickle(content, "x")
+    twice = b"\x80\x04}K\x01\x85q\x00h\x00\x86Ns."
+    assert pickle.loads(twice) == {((1,), (1,)): None}
+    with pytest.raises(DataError, match="it holds 2 tuples, more than any picture needs"):
+        read_pickle(twice, "x")
+
+
+def test_tuples_that_are_nested_too_deeply_to_be_hashed_are_refused():
+    content = b"\x80\x04}" + b")" + b"\x85" * 2_000_000 + b"Ns."
+    with pytest.raises(DataError, match="it holds 2000000 tuples, more than any picture needs"):
+        read_pickle(content, "x")
+
+
+def test_a_tuple_of_ids_may_hold_the_same_one_twice():
+    name = "B1"
+    assert read_pickle(pickle.dumps((name, name)), "x") == ("B1", "B1")
 
 
 def test_a_pickle_that_changes_the_class_changes_it_for_itself_only():

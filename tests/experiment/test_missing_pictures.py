@@ -1,6 +1,7 @@
 """Items without a whole picture, from the source to the tables that a study reads."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -166,6 +167,68 @@ def test_pictures_are_fetched_also_when_the_source_is_gone(corpus, home, tmp_pat
     assert report.summary.startswith("28 pictures, 26 read now")
     assert not prepare(home, plan(None, "blank"))[1].changed
     assert prepare(home, plan(None, "blank"))[1].summary.startswith("28 pictures, 0 read now")
+
+
+def test_a_first_fetch_needs_the_source_no_longer(corpus, home, tmp_path, shop):
+    source = write_amazon_2018(tmp_path / "s", corpus, address=shop.root)
+    prepare(home, plan(source, stages=("import",)))
+    shutil.rmtree(source)
+    with pytest.raises(
+        MissingDataError, match=r"images\.lmdb: does not exist, .*, or fetch them with --download-images"
+    ):
+        prepare(home, plan(None))
+    assert prepare(home, plan(None, "drop", download=True))[1].summary.startswith("28 pictures, 28 read now")
+    (home.dataset("arts") / "images.lmdb").unlink()
+    assert prepare(home, plan(None, "drop", download=True))[1].summary.startswith("28 pictures, 28 read now")
+
+
+def test_a_fetched_picture_that_broke_is_fetched_again_once_it_is_away(corpus, home, tmp_path, shop):
+    source = write_amazon_2018(tmp_path / "s", corpus, address=shop.root)
+    prepare(home, plan(source, "drop", download=True))
+    shutil.rmtree(source)
+    file = next((home.dataset("arts") / "downloads").glob("*/i0001.png"))
+    file.write_bytes(b"broken")
+    assert prepare(home, plan(None, "drop"))[1].summary.startswith("27 pictures")
+    file.unlink()
+    assert prepare(home, plan(None, "drop", download=True))[1].summary.startswith("28 pictures, 1 read now")
+
+
+def test_pictures_that_went_with_their_folder_are_kept_until_that_is_taken(corpus, home, tmp_path):
+    source = write_amazon(tmp_path / "s", corpus)
+    prepare(home, plan(source))
+    (source / "images").rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="30 of 30 items are like that"):
+        prepare(home, plan(source))
+    assert len(image_digests(home.dataset("arts"))) == 30
+    (tmp_path / "elsewhere").rename(source / "images")
+    assert not prepare(home, plan(source))[1].changed
+
+
+def test_a_reason_that_no_longer_holds_is_not_told(corpus, home, tmp_path, shop):
+    source = write_amazon_2018(tmp_path / "s", corpus, address=shop.root)
+    (source / "images").mkdir()
+    for item, content in corpus.pictures.items():
+        (source / "images" / f"{item}.png").write_bytes(content)
+    (source / "images" / "i0001.jpg").write_bytes(corpus.pictures["i0001"])
+    assert "has 2 pictures" in _reason(home, source)
+    for name in ("i0001.jpg", "i0001.png"):
+        (source / "images" / name).unlink()
+    assert "i0001\t\thas no picture" in _reason(home, source)
+
+
+def _reason(home, source):
+    prepare(home, plan(source, "drop"))
+    return (home.dataset("arts") / "bad_images.tsv").read_text()
+
+
+def test_a_source_whose_name_is_no_text_is_prepared(corpus, home, tmp_path):
+    odd = tmp_path / os.fsdecode(b"s\xff")
+    source = write_amazon(odd, corpus, records=True)
+    assert prepare(home, plan(source))[1].summary.startswith("30 pictures")
+    source = write_amazon(tmp_path / os.fsdecode(b"t\xff"), corpus)
+    (source / "images" / "i0001.png").write_bytes(b"broken")
+    prepare(Home(tmp_path / "other"), plan(source, "drop"))
+    assert "\\udcff" in (tmp_path / "other" / "data" / "arts" / "bad_images.tsv").read_text()
 
 
 def test_fetching_is_refused_where_the_source_names_no_addresses(corpus, home, tmp_path):

@@ -289,6 +289,8 @@ def test_settings_of_prepare_come_from_the_space_and_from_the_command(launch, mo
         (["--stage", "verify", "--download-images"], "--download-images: belongs to the stage images"),
         (["--stage", "images", "--source", "x"], "--source: belongs to the stage import, and --stage images was given"),
         (["--stage", "verify", "--where", "attach"], "--where: belongs to the stage features, and --stage verify was"),
+        (["--dry-run", "--preview"], "--preview: a dry run draws nothing"),
+        (["--stage", "images", "--revision", "text=x"], "--revision: belongs to the stage features or verify, and"),
         (["--dry-run", "--where", "attach"], "--where: a dry run reckons with this machine only"),
         (["--where", "attach"], "attach needs RAY_ADDRESS"),
         (["--where", "moon"], "invalid choice: 'moon'"),

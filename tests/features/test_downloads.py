@@ -12,7 +12,7 @@ from picture_server import RED, answer, contents, png
 
 from odmt.config import PrepareConfig
 from odmt.errors import DataError, ServiceError
-from odmt.features.downloads import DownloadResult, download_pictures, downloaded_files
+from odmt.features.downloads import DownloadResult, download_pictures, downloaded_files, former_failures
 
 BLUE = png("blue")
 
@@ -79,8 +79,9 @@ def test_a_second_call_asks_only_for_what_is_missing(shop, tmp_path):
     urls = {"a": [shop.url("red")], "b": [shop.serve("late", answer(b"", 503), answer(BLUE))]}
     first = download(tmp_path, urls)
     assert first == DownloadResult(1, 0, {"b": "is answered with status 503"}, len(RED), passing=1)
-    assert not (tmp_path / "failures.json").exists()
+    assert former_failures(tmp_path) == {"b": "is answered with status 503"}
     assert download(tmp_path, urls) == DownloadResult(1, 1, {}, len(BLUE))
+    assert former_failures(tmp_path) == {}
     assert sorted(shop.asked) == ["late", "late", "red"]
 
 
@@ -91,7 +92,12 @@ def test_a_failure_for_good_is_told_again_but_not_asked_again_until_its_addresse
     assert shop.asked.count("gone") == 1
     recorded = json.loads((tmp_path / "failures.json").read_bytes())
     assert recorded == {
-        "b": {"reason": "is answered with status 404", "urls": [shop.url("gone")], "max_bytes": 20_000_000}
+        "b": {
+            "reason": "is answered with status 404",
+            "urls": [shop.url("gone")],
+            "max_bytes": 20_000_000,
+            "passing": False,
+        }
     }
 
     assert download(tmp_path, {"b": [shop.url("gone"), shop.url("blue")]}) == DownloadResult(1, 0, {}, len(BLUE))
@@ -107,11 +113,19 @@ def test_what_was_too_large_is_asked_again_once_more_is_allowed(shop, tmp_path):
     assert download_pictures(tmp_path, urls, PrepareConfig()).fetched == 1
 
 
+def test_a_second_address_that_was_too_large_counts_as_too_large(shop, tmp_path):
+    urls = {"a": [shop.url("gone"), shop.url("red")]}
+    small = PrepareConfig(download_max_bytes=len(RED) - 1)
+    assert "(download_max_bytes)" in download_pictures(tmp_path, urls, small).failed["a"]
+    assert download_pictures(tmp_path, urls, PrepareConfig()).fetched == 1
+
+
 def test_failures_that_may_pass_are_counted_apart(shop, tmp_path):
     shop.serve("busy", answer(b"", 503))
     settings = PrepareConfig(download_retries=0)
     result = download_pictures(tmp_path, {"a": [shop.url("busy")], "b": [shop.url("nothing")]}, settings)
     assert (len(result.failed), result.passing) == (2, 1)
+    assert former_failures(tmp_path) == {"a": "is answered with status 503", "b": "is answered with status 404"}
 
 
 def test_failures_of_items_that_are_not_asked_for_are_kept_but_not_told(shop, tmp_path):
@@ -210,7 +224,7 @@ def test_no_thread_goes_on_when_the_run_fails(shop, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("odmt.features.downloads._write_lasting", full)
+    monkeypatch.setattr("odmt.features.downloads._write_failures", full)
     monkeypatch.setattr("odmt.features.downloads._RECORD_EVERY", 1)
     urls = {"a": [shop.url("gone")]} | {str(number): [shop.url("red")] for number in range(1000)}
     with pytest.raises(OSError, match="No space left") as caught:
@@ -250,7 +264,7 @@ def test_a_network_that_goes_ends_the_run_after_fifty_items_and_what_was_fetched
     with pytest.raises(ServiceError, match="50 pictures in a row"):
         download(tmp_path, urls, download_connections=1)
     assert contents(tmp_path) == {"a": [RED]}
-    assert list(json.loads((tmp_path / "failures.json").read_bytes())) == ["lost"]
+    assert former_failures(tmp_path)["lost"] == "is answered with status 404"
     fewer = {item: gone[item] for item in list(gone)[1:]}
     urls = {"b": [shop.url("red")], **fewer, "c": [shop.url("blue")], **{f"more {item}": [nobody] for item in fewer}}
     assert download(tmp_path, urls, download_connections=1).fetched == 2

@@ -195,13 +195,26 @@ def test_a_whole_store_stays_whole_when_items_that_came_later_are_refused(data, 
     assert stored(data, ["a", "b"]) == [png("red"), png("blue")]
 
 
-def test_a_store_that_lost_a_picture_is_not_finished(data, pictures):
+def test_a_picture_that_broke_or_went_is_kept_as_long_as_that_is_refused(data, pictures):
     fill(data, pictures)
     (pictures / "a.png").write_bytes(b"broken")
-    with pytest.raises(DataError, match="1 of 2 items are like that"):
-        fill(data, pictures)
-    with pytest.raises(FeatureStoreError, match="is not finished"):
-        image_digests(data)
+    (pictures / "b.png").unlink()
+    for policy in ("fail", "drop"):
+        with pytest.raises(DataError, match="2 of 2 items are like that"):
+            fill(data, pictures, policy=policy)
+        assert stored(data, ["a", "b"]) == [png("red"), png("blue")]
+
+
+def test_a_whole_store_stays_whole_when_its_filling_is_stopped(data, pictures, monkeypatch):
+    def stopped(place):
+        raise KeyboardInterrupt
+
+    fill(data, pictures)
+    (pictures / "a.png").write_bytes(png("black"))
+    monkeypatch.setattr(image_import, "_read_picture", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        fill(data, pictures, "abc")
+    assert stored(data, ["a", "b"]) == [png("red"), png("blue")]
 
 
 @pytest.mark.parametrize("policy", ["fail", "drop", "blank"])

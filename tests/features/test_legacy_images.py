@@ -113,14 +113,6 @@ def test_an_item_that_is_not_there_is_told(lmdb_of):
         images.picture(b"B2")
 
 
-def test_a_record_that_is_said_to_be_longer_than_its_lmdb_is_refused(lmdb_of):
-    path = lmdb_of({b"1": PIXELS.repeat(100, axis=0)})
-    with LegacyImages(path) as images:
-        images._num_bytes = 1000
-        with pytest.raises(DataError, match=r"is said to have \d+ bytes, more than the LMDB"):
-            images.picture(b"1")
-
-
 def test_float_pixels_that_do_not_fill_their_shape_are_refused():
     content = encode_floats(np.zeros((3, 4, 4), np.float32))
     np.testing.assert_array_equal(pixels(content, 4), np.zeros((3, 4, 4)))

@@ -1,7 +1,7 @@
 """Comma-separated files: small ones row by row, large ones in blocks that Arrow parses.
 
 Rows of a large file are single lines. Arrow would take a stray quote for the beginning of a field that spans lines; so
-its rows are counted, and a block whose lines it did not all understand is read again line by line.
+a block of whose lines it might make other rows, or does not understand one, is read line by line.
 """
 
 import csv
@@ -16,6 +16,8 @@ from odmt.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_BLANKS = " \t\r\v\f"  # Arrow leaves others where they are
 
 
 class Header(NamedTuple):
@@ -46,8 +48,11 @@ def check_columns(path: Path, header: Header, needed: Sequence[str]) -> None:
     """Check that a file has the columns it should.
 
     Raises:
-        DataError: it lacks some; names them and what is there.
+        DataError: it lacks some, or has one twice; names them and what is there.
     """
+    twice = [name for name in needed if header.names.count(name) > 1]
+    if twice:
+        raise DataError(f"{path}:{header.line}: has the column {twice[0]} {header.names.count(twice[0])} times")
     lacking = [name for name in needed if name not in header.names]
     if lacking:
         columns = ", ".join(header.names)
@@ -66,7 +71,7 @@ def rows_of(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, 
     lines = _decoded(path)
     for _ in range(header.line):
         next(lines)
-    reader = csv.reader(lines)
+    reader = csv.reader(lines, strict=True)
     while True:
         place = f"{path}:{header.line + reader.line_num + 1}"
         try:
@@ -109,10 +114,24 @@ def block_rows(path: Path, block: Block, header: Header, patterns: Mapping[str, 
         content, first_line = content.partition(b"\n")[2], first_line + 1
     lines = content.split(b"\n")
     num_rows = sum(1 for line in lines if line.strip())
-    table = _parsed_at_once(content, header.names, patterns) if num_rows else None
+    at_once = bool(num_rows) and _rows_are_lines(content, lines)
+    table = _parsed_at_once(content, header.names, patterns) if at_once else None
     if table is not None and table.num_rows == num_rows:
         return table
     return _parsed_singly(path, lines, first_line, header.names, patterns, damaged)
+
+
+def _rows_are_lines(content: bytes, lines: Sequence[bytes]) -> bool:
+    """Say whether Arrow will take every line for a row: all is text, and no row begins or ends inside a line."""
+    if content.count(b"\r") != content.count(b"\r\n"):
+        return False
+    if b'"' in content and any(line.count(b'"') % 2 for line in lines):
+        return False
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _parsed_at_once(content: bytes, names: Sequence[str], patterns: Mapping[str, str]) -> "pa.Table | None":
@@ -176,4 +195,4 @@ def _matches(pattern: str, field: str) -> bool:
 
 def _fields(line: bytes) -> list[str]:
     """Split one line; a quote that does not end in it is an error."""
-    return [field.strip() for field in next(csv.reader([line.decode().rstrip("\r")], strict=True), [])]
+    return [field.strip(_BLANKS) for field in next(csv.reader([line.decode().rstrip("\r")], strict=True), [])]
