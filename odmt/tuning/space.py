@@ -128,7 +128,7 @@ class Space:
     def _deciding(self) -> list[str]:
         """Return the axes that decide what is loaded, and those that their conditions depend on, parents first."""
         deciding: set[str] = set()
-        for path, axis in reversed(self.axes.items()):
+        for path, axis in reversed(list(self.axes.items())):
             if _is_loaded(path) or path in deciding:
                 deciding |= {path, *(parent for parent in axis.when if parent in self.axes)}
         return [path for path in self.axes if path in deciding]
