@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from odmt.config import ImageEncoderConfig, TextEncoderConfig, to_mapping
+from odmt.config import ImageEncoderConfig, TextEncoderConfig, names_folder, to_mapping
 from odmt.data.interactions import Catalogue, prepare_command
 from odmt.errors import FeatureStoreError, MissingDataError, NonFiniteError
 from odmt.features.images import DIGEST_BYTES, IMAGES_FILE, digest_of, image_digests
@@ -35,19 +35,21 @@ def modality_of(encoder: EncoderConfig) -> str:
     return "text" if isinstance(encoder, TextEncoderConfig) else "image"
 
 
+def named_folder(encoder: EncoderConfig, dataset_folder: Path) -> Path | None:
+    """Return the folder that a model setting names, whether or not it is there; None for a hub name."""
+    if not names_folder(encoder.model):
+        return None
+    return dataset_folder / encoder.model if encoder.model.startswith("./") else Path(encoder.model).expanduser()
+
+
 def model_folder(encoder: EncoderConfig, dataset_folder: Path) -> Path | None:
     """Return the folder that a model setting means, or None for a hub name.
 
     Raises:
         MissingDataError: there is no model in that folder.
     """
-    if encoder.model.startswith("./"):
-        folder = dataset_folder / encoder.model
-    elif encoder.model.startswith(("/", "~")):
-        folder = Path(encoder.model).expanduser()
-    else:
-        return None
-    if not (folder / "config.json").is_file():
+    folder = named_folder(encoder, dataset_folder)
+    if folder is not None and not (folder / "config.json").is_file():
         kind = modality_of(encoder)
         raise MissingDataError(
             f"features.{kind}.model: {encoder.model!r} is not there: put a Hugging Face folder at {folder}, "
