@@ -102,7 +102,9 @@ def measure_extraction(root: Path, arguments: argparse.Namespace) -> dict[str, A
 
     def whole(number: int) -> float:
         path = root / f"all-{number}.lmdb"
-        return fill_store(path, {}, {name: digests[name] for name in names}, lambda: encoding, "", 64).seconds
+        return fill_store(
+            path, {"encoder": {}}, {name: digests[name] for name in names}, lambda: encoding, "", 64
+        ).seconds
 
     pixels = decode(0)
     encoder = encoding._encoders[0]

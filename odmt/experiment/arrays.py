@@ -12,7 +12,7 @@ from odmt.data.split import DevelopmentSplit, FullSplit, development_split, last
 from odmt.evaluation.floors import floor_metrics
 from odmt.features.ragged import RaggedFeatures
 from odmt.features.shards import ShardPlan, load_features, plan_shards
-from odmt.features.store import feature_store_path, held_commit, items_digest
+from odmt.features.store import feature_store_path, held_manifest, items_digest
 from odmt.home import Home
 
 
@@ -81,7 +81,7 @@ def arrays_digest(home: Home, config: RunConfig) -> str:
     """Return a digest of all that a run reads, for logs and a study's identity.
 
     It covers the interactions, the titles and pictures of the items that take part, both encoders (of a hub model the
-    commit that the features were made with), and the protocol.
+    commit that the features were made with), the precisions that they were computed in, and the protocol.
 
     Raises:
         DataError: the data set is not prepared.
@@ -90,11 +90,12 @@ def arrays_digest(home: Home, config: RunConfig) -> str:
     rows = load_full_split(home, config.data).item_rows
     catalogue = read_catalogue(home.dataset(dataset))
     encoders = (config.features.text, config.features.image)
-    sources = [
-        (path.stem, held_commit(path), items_digest(home, dataset, encoder, catalogue, rows))
-        for encoder in encoders
-        for path in (feature_store_path(home, dataset, encoder),)
-    ]
+    sources = []
+    for encoder in encoders:
+        path = feature_store_path(home, dataset, encoder)
+        held = held_manifest(path) or {}
+        items = items_digest(home, dataset, encoder, catalogue, rows)
+        sources.append((path.stem, held.get("commit"), held.get("precisions"), items))
     protocol = [config.data.max_seq_len, config.data.min_seq_len, config.data.rank_repeat_targets]
     parts = json.dumps([dataset_digest(home.dataset(dataset)), sources, protocol])
     return hashlib.sha256(parts.encode()).hexdigest()[:16]

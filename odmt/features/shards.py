@@ -22,10 +22,12 @@ from odmt.features.records import RecordFile
 from odmt.features.store import (
     HEADER_BYTES,
     EncoderConfig,
+    encoder_spec,
     feature_store_path,
     held_digests,
     modality_of,
     open_features,
+    other_encoder,
     source_digests,
 )
 from odmt.features.workers import usable_cpus
@@ -88,7 +90,7 @@ def plan_shards(
 
     Raises:
         MissingDataError: there are no features of this encoder yet.
-        FeatureStoreError: they are partial, stale or unreadable.
+        FeatureStoreError: they are partial, stale, unreadable or another encoder's.
     """
     path = feature_store_path(home, dataset, encoder)
     if not path.exists():
@@ -102,6 +104,8 @@ def plan_shards(
     by_key = np.array(sorted(set(needed_rows.tolist()), key=lambda row: ids[row].encode()), dtype=np.int32)
     with _mended_by(dataset), open_features(path) as store:
         manifest = store.manifest()
+        if problem := other_encoder(manifest, encoder_spec(encoder, home.dataset(dataset))):
+            raise FeatureStoreError(f"{path}: {problem}; delete the file")
         _check_digests(store, [ids[row] for row in by_key], digests)
     item_bytes = 2 * manifest["width"] * manifest["max_tokens"]
     items_a_shard = max(1, (SHARD_BYTES if shard_bytes is None else shard_bytes) // item_bytes)

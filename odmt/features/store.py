@@ -156,17 +156,33 @@ def held_digests(store: RecordFile) -> dict[str, bytes]:
         return {key.removeprefix(_DIGEST_INDEX): bytes(value) for key, value in view.scan(_DIGEST_INDEX)}
 
 
-def held_commit(path: Path) -> str | None:
-    """Return the hub commit that a store's features were made with; None for a folder's, or if there is no store yet.
-
-    Raises:
-        FeatureStoreError: the store is unreadable, or another kind of file.
-    """
-    if not path.exists():
+def held_manifest(path: Path) -> dict[str, Any] | None:
+    """Return a store's manifest; None if there is no store, or none that can be read: loading says what is wrong."""
+    try:
+        with RecordFile(path) as store:
+            return checked_manifest(store)
+    except FeatureStoreError:
         return None
-    with RecordFile(path) as store:
-        commit: str | None = checked_manifest(store)["commit"]
-        return commit
+
+
+def other_encoder(manifest: dict[str, Any], spec: dict[str, Any]) -> str:
+    """Return in words of which other encoder a store's features are; empty if they are of this one.
+
+    Args:
+        manifest: the store's.
+        spec: from ``encoder_spec``.
+    """
+    held = manifest.get("encoder")
+    if held == spec:
+        return ""
+    known = held if isinstance(held, dict) else {}
+    different = [f"{key} {known.get(key)!r} instead of {spec[key]!r}" for key in spec if known.get(key) != spec[key]]
+    return f"holds features of another encoder ({', '.join(different) or 'settings that this version does not know'})"
+
+
+def has_other_precision(manifest: dict[str, Any], asked: str) -> bool:
+    """Say whether features were computed in another arithmetic than the one asked for; ``auto`` takes any."""
+    return asked != "auto" and manifest["precisions"] != [asked]
 
 
 def checked_manifest(store: RecordFile) -> dict[str, Any]:

@@ -249,8 +249,9 @@ def test_pictures_are_squeezed_to_the_square_as_pillow_does():
 
 
 def test_an_unreadable_store_is_named_with_what_to_do(data, pictures):
-    with pytest.raises(MissingDataError, match=r"images\.lmdb: does not exist; run: .*--dataset arts"):
-        image_digests(data)
+    for use in (lambda: image_digests(data), lambda: open_images(data)):
+        with pytest.raises(MissingDataError, match=r"images\.lmdb: does not exist; run: .*--dataset arts"):
+            use()
     (data / "images.lmdb").write_bytes(b"junk" * 4096)
     for use in (lambda: image_digests(data), lambda: fill(data, pictures)):
         with pytest.raises(FeatureStoreError, match=r"images\.lmdb: is not a readable LMDB.*delete it and run: .*arts"):
