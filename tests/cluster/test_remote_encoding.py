@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +106,21 @@ def connected(address, monkeypatch):
     connect(choose_place("attach"), feature_bytes=0)
     yield
     disconnect()
+
+
+@pytest.mark.slow
+def test_joining_ray_leaves_it_to_us_what_sigterm_does(address, monkeypatch):
+    from odmt.cluster.connect import choose_place, connect, disconnect
+
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        connect(choose_place("attach"), feature_bytes=0)
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+        disconnect()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.slow
