@@ -79,7 +79,7 @@ def loading(config: EncoderConfig, dataset_folder: Path, files: Path | None = No
 
 
 def load_model(source: Source, config: Any) -> Any:
-    """Load a model's weights in float32 and freeze them.
+    """Load a model's weights in float32 and freeze them; sets how exact this process's cuDNN is.
 
     Args:
         source: where the weights are.
@@ -92,6 +92,10 @@ def load_model(source: Source, config: Any) -> Any:
     import torch
     from transformers import AutoModel
 
+    # fp32 means fp32 in cuDNN's convolutions too, and the same batch gives the same bytes. Once for the whole process:
+    # encoders run in threads, where setting and putting back would interleave.
+    cudnn = torch.backends.cudnn
+    cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32 = True, False, True, False
     model, found = AutoModel.from_pretrained(
         source.where,
         config=config,
@@ -127,9 +131,6 @@ def hidden_states(model: Any, precision: Precision, **inputs: "torch.Tensor") ->
     with (
         torch.inference_mode(),
         torch.autocast(model.device.type, dtype=narrow, enabled=narrow is not None),
-        # fp32 means fp32 in cuDNN's convolutions too, and the same batch gives the same bytes.
-        torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
-        quiet_transformers(),
     ):
         output = model(**inputs, output_hidden_states=True)
     return tuple(output.hidden_states or ())
