@@ -57,14 +57,21 @@ def load_encoder_features(
 
 
 def plan_encoder_features(
-    home: Home, data: DataConfig, encoder: TextEncoderConfig | ImageEncoderConfig
+    home: Home, data: DataConfig, encoder: TextEncoderConfig | ImageEncoderConfig, needed: np.ndarray | None = None
 ) -> list[ShardPlan]:
     """Return the shards in which one encoder's features of the whole catalogue can be loaded; none is read.
+
+    Args:
+        home: the root of all data.
+        data: which data set, and how it is split.
+        encoder: the frozen encoder.
+        needed: ``item_rows`` of the split; None = split it now.
 
     Raises:
         DataError: they are not extracted, or stale, partial or unreadable.
     """
-    needed = load_full_split(home, data).item_rows
+    if needed is None:
+        needed = load_full_split(home, data).item_rows
     return plan_shards(home, data.dataset, encoder, read_catalogue(home.dataset(data.dataset)), needed)
 
 
@@ -77,17 +84,23 @@ def load_arrays(home: Home, config: RunConfig) -> TrialArrays:
     )
 
 
-def arrays_digest(home: Home, config: RunConfig) -> str:
+def arrays_digest(home: Home, config: RunConfig, rows: np.ndarray | None = None) -> str:
     """Return a digest of all that a run reads, for logs and a study's identity.
 
     It covers the interactions, the titles and pictures of the items that take part, both encoders (of a hub model the
     commit that the features were made with), the precisions that they were computed in, and the protocol.
 
+    Args:
+        home: the root of all data.
+        config: of the run.
+        rows: ``item_rows`` of its split; None = split it now.
+
     Raises:
         DataError: the data set is not prepared.
     """
     dataset = config.data.dataset
-    rows = load_full_split(home, config.data).item_rows
+    if rows is None:
+        rows = load_full_split(home, config.data).item_rows
     catalogue = read_catalogue(home.dataset(dataset))
     encoders = (config.features.text, config.features.image)
     sources = []
