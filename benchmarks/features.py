@@ -119,7 +119,7 @@ def measure_extraction(root: Path, arguments: argparse.Namespace) -> dict[str, A
     print(f"{len(names)} pictures of 224 x 224, CLIP ViT-B/32 with {arguments.layers} blocks, {encoding.precision}")
     for what, found in rates.items():
         print(f"  {what:28s} {found:8.1f} pictures/s")
-    print("  all: the start of the decoding processes is included, some seconds that a large data set does not notice")
+    print("  all: the start of the decoding processes is included, seconds that a large data set does not notice")
     return {"pictures": len(names), "layers": arguments.layers, "pictures_per_second": rates}
 
 

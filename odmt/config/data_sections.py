@@ -144,8 +144,8 @@ class PrepareConfig(Section):
     """Processes that decode pictures; None = one a CPU, none for a few hundred pictures."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Arithmetic of the encoders; ``auto``: fp32 on a CPU, fp16 on a GPU, and what a store holds is kept; else a store
-    made in another one is extracted again. Features are kept in float16 in any case."""
+    """Arithmetic of the encoders; ``auto``: fp32 on a CPU, fp16 on a GPU, and what a store holds is kept; else a
+    store made in another one is extracted again. Features are kept in float16 in any case."""
 
     download_connections: int = 8
     """Pictures fetched at once."""

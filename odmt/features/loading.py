@@ -92,7 +92,7 @@ def load_model(source: Source, config: Any) -> Any:
     import torch
     from transformers import AutoModel
 
-    # fp32 means fp32 in cuDNN's convolutions too, and the same batch gives the same bytes. Once for the whole process:
+    # fp32 means fp32 in cuDNN's convolutions too, and the same batch gives the same bytes. Once a process:
     # encoders run in threads, where setting and putting back would interleave.
     cudnn = torch.backends.cudnn
     cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32 = True, False, True, False

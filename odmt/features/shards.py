@@ -2,8 +2,8 @@
 
 A shard is a run of the store's keys, the external item ids in the order of their UTF-8 bytes: in that order LMDB finds
 them and extraction writes them, so a shard is one stretch of the file whatever the order of the catalogue, unless the
-catalogue has grown since: new records lie where there was room. A plan looks at the manifest and at the digests, which
-stand side by side. Loading goes once through the records of a run.
+catalogue has grown since: new records lie where there was room. A plan looks at the manifest and at the digests,
+which stand side by side. Loading goes once through the records of a run.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

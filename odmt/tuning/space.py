@@ -107,7 +107,7 @@ class Space:
         return distinct(config.data for config in self.loaded_configs())
 
     def loaded_configs(self) -> Iterator[RunConfig]:
-        """Yield a configuration for everything that a trial can load: combinations that no trial proposes are left out.
+        """Yield a configuration for everything that a trial can load; what no trial proposes is left out.
 
         What nothing loaded depends on is the incumbent's.
         """

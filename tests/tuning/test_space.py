@@ -93,7 +93,7 @@ def text_encoders(space):
 
 
 def test_layers_of_a_deep_encoder_are_never_asked_of_a_flat_one(tmp_path):
-    text = DEPTHS.replace("{features.text.model: ./deep,", "{features.text.max_tokens: 9, features.text.model: ./deep,")
+    text = DEPTHS.replace("incumbent: {", "incumbent: {features.text.max_tokens: 9, ")
     assert text_encoders(load_space(write_space(tmp_path, text))) == [
         ("./deep", 4, 30), ("./deep", 8, 30), ("./deep", 12, 9), ("./deep", 12, 30), ("./flat", 2, 30)
     ]  # fmt: skip
