@@ -1,9 +1,10 @@
-"""Prepare a made corpus of full size and watch the memory of all its processes.
+"""Prepare a made corpus and watch the memory of all its processes.
 
-60,000 items with 224 x 224 JPEGs and 100,000 users in the authors' Amazon layout; BERT-base and CLIP ViT-B/32 of random
-weights with fewer blocks, which changes the time of the encoders and their size: their output has full width. Memory
-is what cannot be dropped (anonymous and shared), summed over the processes, every quarter of a second; pages of
-mapped files are counted apart. The last line is one JSON object.
+Items with 224 x 224 JPEGs in the authors' Amazon layout, by default a tenth of full size: that is ``--items 60000
+--users 100000``. BERT-base and CLIP ViT-B/32 of random weights have fewer blocks, which changes the time of the
+encoders and their size: their output has full width. Memory is what cannot be dropped (anonymous and shared), summed
+over the processes, every quarter of a second; pages of mapped files are counted apart. The last line is one JSON
+object.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import time
 from pathlib import Path
 
 import psutil
-from features import save_encoder
+from parts.encoders import save_image_encoder, save_text_encoder
 from parts.pictures import write_corpus
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -26,8 +27,8 @@ WATCH_SECONDS = 0.25
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--items", type=int, default=60_000)
-    parser.add_argument("--users", type=int, default=100_000)
+    parser.add_argument("--items", type=int, default=6_000)
+    parser.add_argument("--users", type=int, default=10_000)
     parser.add_argument("--layers", type=int, default=1, help="blocks of both encoders")
     parser.add_argument("--folder", type=Path, help="where the files go; default: the temporary folder")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: does it run?")
@@ -37,7 +38,7 @@ def main() -> int:
     root = Path(tempfile.mkdtemp(prefix="prepare-", dir=arguments.folder))
     try:
         num_bytes = write_corpus(root / "source", items=arguments.items, users=arguments.users)
-        save_encoder(root / "clip", arguments.layers)
+        save_image_encoder(root / "clip", arguments.layers)
         save_text_encoder(root / "bert", arguments.layers)
         print(f"{arguments.items} items, {arguments.users} users, {num_bytes / 1e9:.2f} GB of pictures")
         first = watched(root, arguments.layers)
@@ -51,19 +52,6 @@ def main() -> int:
     sizes = {"items": arguments.items, "users": arguments.users, "layers": arguments.layers, "picture_bytes": num_bytes}
     print(json.dumps({"benchmark": "prepare_at_scale", **sizes, "first": first, "second": second}))
     return 0
-
-
-def save_text_encoder(folder: Path, layers: int) -> None:
-    """Save a BERT-base of random weights with a vocabulary of the made titles."""
-    from parts.pictures import WORDS
-    from transformers import BertConfig, BertModel, BertTokenizer
-
-    from odmt.features.loading import quiet_transformers
-
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    with quiet_transformers():
-        BertTokenizer(vocab={word: number for number, word in enumerate(words)}).save_pretrained(str(folder))
-        BertModel(BertConfig(vocab_size=len(words), num_hidden_layers=layers)).save_pretrained(str(folder))
 
 
 def watched(root: Path, layers: int) -> dict[str, object]:

@@ -9,19 +9,28 @@ import sys
 import time
 from pathlib import Path
 
+from odmt.features import image_import
+
 SECONDS = 0.08
+_read_picture = image_import._read_picture
+
+
+def slow_picture(place):
+    """Stand in for the reading of a picture, in worker processes too."""
+    time.sleep(SECONDS / 16)
+    return _read_picture(place)
 
 
 def slow_down(log):
     """Make every step short and slow; tell finished batches."""
     from odmt.data import lines, parts
-    from odmt.features import image_import, workers
+    from odmt.features import workers
     from odmt.features.encoding import LocalEncoding
 
     lines.BLOCK_BYTES = 8192
     image_import.BATCH_ITEMS = 32
-    workers.FEW = 10_000
-    run, write_part, read_picture = LocalEncoding.run, parts._write_part, image_import._read_picture
+    workers.FEW = 10_000  # no processes unless they are asked for
+    run, write_part = LocalEncoding.run, parts._write_part
 
     def told(self, batches):
         for items, features in zip(batches, run(self, batches), strict=True):
@@ -34,10 +43,6 @@ def slow_down(log):
     def slow_part(*arguments):
         time.sleep(SECONDS)
         write_part(*arguments)
-
-    def slow_picture(place):
-        time.sleep(SECONDS / 16)
-        return read_picture(place)
 
     LocalEncoding.run = told
     parts._write_part = slow_part

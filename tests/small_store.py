@@ -3,7 +3,7 @@
 from odmt.data.interactions import Catalogue
 from odmt.features.images import digest_of
 from odmt.features.records import RecordFile
-from odmt.features.store import FORMAT, feature_records, feature_store_path
+from odmt.features.store import FORMAT, encoder_spec, feature_records, feature_store_path
 
 
 def write_store(home, dataset, encoder, catalogue, arrays, **manifest):
@@ -12,6 +12,7 @@ def write_store(home, dataset, encoder, catalogue, arrays, **manifest):
     held = [array for array in arrays if array is not None]
     described = {
         "format": FORMAT,
+        "encoder": encoder_spec(encoder, home.dataset(dataset)),
         "width": held[0].shape[1],
         "max_tokens": max(map(len, held)),
         "commit": None,

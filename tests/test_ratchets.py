@@ -73,3 +73,15 @@ def test_every_configuration_key_is_documented():
         *(f"{name}.{key}" for name, cls in SECTIONS.items() for key in dotted_values(cls())),
     ]
     assert [key for key in keys if f"`{key}`" not in text] == []
+
+
+def test_the_recipe_of_two_encoders_asks_for_what_it_says(tmp_path):
+    from odmt.tuning.space import load_space
+
+    text = (CHECKOUT / "docs" / "search-spaces.md").read_text(encoding="utf-8")
+    (recipe,) = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "swin" in block]
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe)
+    found = [(encoder.model, encoder.layer) for encoder in load_space(str(path)).encoders()[1]]
+    clip = "openai/clip-vit-base-patch32"
+    assert found == [(clip, 8), (clip, 12), ("./encoders/swin", 4)]

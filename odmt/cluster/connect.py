@@ -3,7 +3,11 @@
 import logging
 import os
 import shutil
+import signal
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,12 +97,24 @@ def connect(place: Place, *, feature_bytes: int, num_cpus: int | None = None, te
     import ray
 
     try:
-        ray.init(address=place.address, **options)
+        with _own_handlers():
+            ray.init(address=place.address, **options)
     except Exception as error:  # Ray raises half a dozen kinds here
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ServiceError(f"Ray at {place.address} does not answer: {reason}") from error
     if not place.is_local:
         _check_store(feature_bytes)
+
+
+@contextmanager
+def _own_handlers() -> Iterator[None]:
+    """Keep what SIGTERM does: ``ray.init`` puts its own in that place, which leaves without a word of ours."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def disconnect() -> None:

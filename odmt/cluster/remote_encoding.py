@@ -17,9 +17,10 @@ import numpy as np
 import ray
 
 from odmt.cluster.connect import num_cpus, num_gpus
+from odmt.cluster.task_errors import cause_of
 from odmt.config import ImageEncoderConfig, PrepareConfig, TextEncoderConfig, from_mapping, to_mapping
-from odmt.errors import DataError, FeatureStoreError, OdmtError
-from odmt.features.encoding import Inputs, chosen_precision
+from odmt.errors import DataError, FeatureStoreError
+from odmt.features.encoding import Inputs, chosen_precision, within_memory
 from odmt.features.images import IMAGES_FILE, encoded_pictures
 from odmt.features.loading import Precision
 from odmt.features.pictures import pixels
@@ -30,6 +31,15 @@ GPU_SHARE = 0.25
 """GPUs a task: four decode pictures at once, so that the GPU does not wait for them."""
 _TASKS_AHEAD = 2
 """Batches under way for each task that can run at once."""
+_RETRIES = 3
+"""Further tries of a task whose process or node was lost: a batch that kills every process must end."""
+
+_LOST = (
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.ObjectLostError,
+)
 
 
 class _Orders(NamedTuple):
@@ -37,6 +47,7 @@ class _Orders(NamedTuple):
 
     is_text: bool
     config: str
+    dataset_folder: str
     precision: Precision
     device: str
 
@@ -59,28 +70,37 @@ class RemoteEncoding:
         device = "cuda" if num_gpus() else "cpu"
         self._is_text = isinstance(config, TextEncoderConfig)
         self.precision = chosen_precision(settings.precision, device)
-        self._orders = _Orders(self._is_text, json.dumps(to_mapping(config)), self.precision, device)
+        self._orders = _Orders(
+            self._is_text, json.dumps(to_mapping(config)), str(inputs.dataset_folder), self.precision, device
+        )
         self._inputs = inputs
         folder = model_folder(config, inputs.dataset_folder)
         files = {path.name: path.read_bytes() for path in model_files(folder)} if folder else None
         self._files = [ray.put(files)] if files is not None else []
         # max_calls 0: by itself Ray ends a GPU task's process after each call, and the encoder with it.
-        options = {"num_cpus": 1, "num_gpus": GPU_SHARE if device == "cuda" else 0, "max_calls": 0, "max_retries": -1}
+        options = {
+            "num_cpus": 1, "num_gpus": GPU_SHARE if device == "cuda" else 0, "max_calls": 0, "max_retries": _RETRIES
+        }  # fmt: skip
         self._encode = ray.remote(**options)(_encode_titles if self._is_text else _encode_pictures)
-        self._describe, self._count = ray.remote(**options)(_describe), ray.remote(**options)(_count_tokens)
+        describe, self._count = ray.remote(**options)(_describe), ray.remote(**options)(_count_tokens)
         self._at_once = max(1, int(num_gpus() / GPU_SHARE if device == "cuda" else num_cpus()))
-        self.width, self.max_tokens, self.commit, self._image_size = self._get(self._describe)
+        loading = f"that loads {config.model}"
+        self.width, self.max_tokens, self.commit, self._image_size = self._get(loading, describe)
+        if self.commit:  # a branch of the hub may move on meanwhile: all tasks get the same commit
+            same = dataclasses.replace(config, revision=self.commit)
+            self._orders = self._orders._replace(config=json.dumps(to_mapping(same)))
         self.where = f"Ray, up to {self._at_once} tasks at once"
 
     def count_tokens(self, items: Sequence[str]) -> int:
         """Return how many tokens some items have together; titles are looked at in one task."""
         if not self._is_text:
             return len(items) * self.max_tokens
-        return int(self._get(self._count, [self._inputs.titles[item] for item in items]))
+        titles = [self._inputs.titles[item] for item in items]
+        return int(self._get("that counts tokens", self._count, titles))
 
     def run(self, batches: Sequence[list[str]]) -> Generator[list[np.ndarray], None, None]:
         """Yield the features of each batch, in order; a lost node's batches are computed elsewhere."""
-        under_way: deque[Any] = deque()
+        under_way: deque[tuple[str, Any]] = deque()
         for items in batches:
             if self._is_text:
                 titles = [self._inputs.titles[item] for item in items]
@@ -89,14 +109,14 @@ class RemoteEncoding:
                 digests = [self._inputs.digests[item] for item in items]
                 pictures = self._pictures(items)
                 call = self._encode.remote(self._orders, self._files, items, pictures, digests, self._image_size)
-            under_way.append(call)
+            under_way.append((f"that encodes the batch from item {items[0]!r} on", call))
             if len(under_way) >= _TASKS_AHEAD * self._at_once:
-                yield _get(under_way.popleft())
+                yield _get(*under_way.popleft())
         while under_way:
-            yield _get(under_way.popleft())
+            yield _get(*under_way.popleft())
 
-    def _get(self, task: Any, *arguments: Any) -> Any:
-        return _get(task.remote(self._orders, self._files, *arguments))
+    def _get(self, what: str, task: Any, *arguments: Any) -> Any:
+        return _get(what, task.remote(self._orders, self._files, *arguments))
 
     def _pictures(self, items: Sequence[str]) -> list[bytes]:
         path = self._inputs.dataset_folder / IMAGES_FILE
@@ -104,12 +124,28 @@ class RemoteEncoding:
             return encoded_pictures(view, path, items, self._inputs.digests)
 
 
-def _get(reference: Any) -> Any:
+def _get(what: str, reference: Any) -> Any:
+    """Wait for a task's result.
+
+    Args:
+        what: the task, for the sentence: it continues "the task".
+        reference: to its result.
+
+    Raises:
+        OdmtError: what the task raised.
+        DataError: its process or node was lost, and so was every further try.
+    """
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
-        cause = getattr(error, "cause", None)
-        raise (cause if isinstance(cause, OdmtError) else error) from error
+        raise cause_of(error) from error
+    except _LOST as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"the task {what} was lost with its process or node, and so were its further tries ({reason}), "
+            "perhaps for want of memory; what is done is kept: run the same command again with smaller batches "
+            "(--set prepare.batch_size=16), or without --where attach"
+        ) from error
 
 
 @lru_cache(maxsize=1)
@@ -118,13 +154,13 @@ def _loaded(orders: _Orders, files: Any) -> Any:
 
     kind = TextEncoderConfig if orders.is_text else ImageEncoderConfig
     config: Any = from_mapping(kind, json.loads(orders.config), "features")
+    dataset_folder = Path(orders.dataset_folder)
     if files is None:
-        return load_encoder(config, Path.cwd(), orders.device, orders.precision)
+        return load_encoder(config, dataset_folder, orders.device, orders.precision)
     with tempfile.TemporaryDirectory(prefix="odmt-encoder-") as folder:
         for name, content in ray.get(files).items():
             (Path(folder) / name).write_bytes(content)
-        here = dataclasses.replace(config, model=folder)
-        return load_encoder(here, Path(folder), orders.device, orders.precision)
+        return load_encoder(config, dataset_folder, orders.device, orders.precision, Path(folder))
 
 
 def _encoder(orders: _Orders, files: list[Any]) -> Any:
@@ -141,8 +177,7 @@ def _count_tokens(orders: _Orders, files: list[Any], titles: list[str]) -> int:
 
 
 def _encode_titles(orders: _Orders, files: list[Any], titles: list[str]) -> list[np.ndarray]:
-    features: list[np.ndarray] = _encoder(orders, files).encode(titles)
-    return features
+    return within_memory(lambda encoder: encoder.encode(titles), _encoder(orders, files))
 
 
 def _encode_pictures(
@@ -153,6 +188,6 @@ def _encode_pictures(
         try:
             arrays.append(pixels(content, image_size))
         except DataError as error:
-            raise FeatureStoreError(f"picture of item {item!r} {error}") from error
-    features: list[np.ndarray] = _encoder(orders, files).encode(arrays, digests)
-    return features
+            path = Path(orders.dataset_folder) / IMAGES_FILE
+            raise FeatureStoreError(f"{path}: picture of item {item!r} {error}") from error
+    return within_memory(lambda encoder: encoder.encode(arrays, digests), _encoder(orders, files))

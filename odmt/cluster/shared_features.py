@@ -9,6 +9,7 @@ stored one; trials check a rotating sample of rows before each report, and the d
 """
 
 import json
+import socket
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +20,9 @@ import numpy as np
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from odmt.cluster.task_errors import cause_of
 from odmt.config import DataConfig, RunConfig, Section, from_mapping, to_mapping
-from odmt.errors import OdmtError, SharedFeaturesError
+from odmt.errors import DataError, MissingDataError, SharedFeaturesError
 from odmt.experiment.arrays import TrialArrays, load_split, plan_encoder_features
 from odmt.features.ragged import FeatureShard, RaggedFeatures
 from odmt.features.shards import LoadedShard, ShardPlan, load_shard
@@ -95,7 +97,7 @@ def share(home: Home, configs: list[RunConfig], loaders: Loaders | None = None) 
         for features in shared.features.values():
             ray.get(features.checksums)
     except ray.exceptions.RayTaskError as error:
-        raise _cause(error) from error
+        raise cause_of(error) from error
     return shared
 
 
@@ -144,7 +146,7 @@ def check_all(shared: SharedArrays) -> None:
     try:
         ray.get(elsewhere)
     except ray.exceptions.RayTaskError as error:
-        raise _cause(error) from error
+        raise cause_of(error) from error
 
 
 def _views(shared: Shared) -> tuple[RaggedFeatures, np.ndarray]:
@@ -170,20 +172,33 @@ def _compare(found: np.ndarray, recorded: np.ndarray, rows: np.ndarray) -> None:
         )
 
 
-def _cause(error: Any) -> BaseException:
-    cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, OdmtError) else error
+def _require_shared(path: Path, error: DataError) -> None:
+    """Say so where a task that was refused lacks what the driver has seen before it called the task."""
+    if not path.exists():
+        raise MissingDataError(
+            f"{path}: does not exist on node {socket.gethostname()}; ODMT_HOME must be on a file system that all "
+            "nodes share"
+        ) from error
 
 
 # One CPU each, so that no more workers start than trials will want: these are reused for them.
 @ray.remote(max_retries=-1, num_cpus=1)
 def _load_split(load: Callable[..., Any], root: str, data: dict[str, Any]) -> Any:
-    return load(Home(Path(root)), from_mapping(DataConfig, data, "data"))
+    home, config = Home(Path(root)), from_mapping(DataConfig, data, "data")
+    try:
+        return load(home, config)
+    except DataError as error:
+        _require_shared(home.dataset(config.dataset), error)
+        raise
 
 
 @ray.remote(max_retries=-1, num_cpus=1, num_returns=2)
 def _load_shard(load: Callable[[ShardPlan], LoadedShard], plan: ShardPlan) -> LoadedShard:
-    return load(plan)
+    try:
+        return load(plan)
+    except DataError as error:
+        _require_shared(plan.path, error)
+        raise
 
 
 @ray.remote(max_retries=-1, num_cpus=0)

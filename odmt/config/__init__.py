@@ -7,6 +7,7 @@ from odmt.config.data_sections import (
     ImageEncoderConfig,
     PrepareConfig,
     TextEncoderConfig,
+    names_folder,
 )
 from odmt.config.loading import dotted_values, from_mapping, read_yaml, replace_values, to_mapping
 from odmt.config.model_sections import DistillConfig, FusionConfig, LossConfig, ModelConfig, SequenceConfig
@@ -29,6 +30,7 @@ __all__ = [
     "TrainConfig",
     "dotted_values",
     "from_mapping",
+    "names_folder",
     "read_yaml",
     "replace_values",
     "to_mapping",

@@ -34,6 +34,18 @@ class DataConfig(Section):
             yield f"dataset: {self.dataset!r} is not a folder name"
 
 
+def names_folder(model: str) -> bool:
+    """Say whether an encoder's model is a folder; else it is a hub name."""
+    return model.startswith(("./", "/", "~"))
+
+
+def _model_problems(model: str, revision: str | None) -> Iterator[str]:
+    if not model:
+        yield "model: is empty"
+    if revision is not None and names_folder(model):
+        yield f"revision: {revision!r} belongs to a model of the hub, and {model!r} is a folder; leave it out"
+
+
 @dataclass(frozen=True, kw_only=True)
 class TextEncoderConfig(Section):
     """The frozen text encoder."""
@@ -57,8 +69,7 @@ class TextEncoderConfig(Section):
         """Yield what is wrong with the values of this section."""
         yield from at_least(self, 3, "max_tokens")
         yield from at_least(self, -1, "layer")
-        if not self.model:
-            yield "model: is empty"
+        yield from _model_problems(self.model, self.revision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +103,7 @@ class ImageEncoderConfig(Section):
         if not 0 <= self.mask_ratio < 1:
             yield f"mask_ratio: {self.mask_ratio} is not in [0, 1)"
         yield from at_least(self, -1, "layer")
-        if not self.model:
-            yield "model: is empty"
+        yield from _model_problems(self.model, self.revision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +144,8 @@ class PrepareConfig(Section):
     """Processes that decode pictures; None = one a CPU, eight at most, and none for a few hundred pictures."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Arithmetic of the encoders; ``auto``: fp32 on a CPU, fp16 on a GPU. Features are kept in float16 in any case."""
+    """Arithmetic of the encoders; ``auto``: fp32 on a CPU, fp16 on a GPU, and what a store holds is kept; else a
+    store made in another one is extracted again. Features are kept in float16 in any case."""
 
     download_connections: int = 8
     """Pictures fetched at once."""

@@ -12,7 +12,7 @@ from odmt.data.split import DevelopmentSplit, FullSplit, development_split, last
 from odmt.evaluation.floors import floor_metrics
 from odmt.features.ragged import RaggedFeatures
 from odmt.features.shards import ShardPlan, load_features, plan_shards
-from odmt.features.store import feature_store_path, held_commit, items_digest
+from odmt.features.store import feature_store_path, held_manifest, items_digest
 from odmt.home import Home
 
 
@@ -57,14 +57,21 @@ def load_encoder_features(
 
 
 def plan_encoder_features(
-    home: Home, data: DataConfig, encoder: TextEncoderConfig | ImageEncoderConfig
+    home: Home, data: DataConfig, encoder: TextEncoderConfig | ImageEncoderConfig, needed: np.ndarray | None = None
 ) -> list[ShardPlan]:
     """Return the shards in which one encoder's features of the whole catalogue can be loaded; none is read.
+
+    Args:
+        home: the root of all data.
+        data: which data set, and how it is split.
+        encoder: the frozen encoder.
+        needed: ``item_rows`` of the split; None = split it now.
 
     Raises:
         DataError: they are not extracted, or stale, partial or unreadable.
     """
-    needed = load_full_split(home, data).item_rows
+    if needed is None:
+        needed = load_full_split(home, data).item_rows
     return plan_shards(home, data.dataset, encoder, read_catalogue(home.dataset(data.dataset)), needed)
 
 
@@ -77,24 +84,31 @@ def load_arrays(home: Home, config: RunConfig) -> TrialArrays:
     )
 
 
-def arrays_digest(home: Home, config: RunConfig) -> str:
+def arrays_digest(home: Home, config: RunConfig, rows: np.ndarray | None = None) -> str:
     """Return a digest of all that a run reads, for logs and a study's identity.
 
     It covers the interactions, the titles and pictures of the items that take part, both encoders (of a hub model the
-    commit that the features were made with), and the protocol.
+    commit that the features were made with), the precisions that they were computed in, and the protocol.
+
+    Args:
+        home: the root of all data.
+        config: of the run.
+        rows: ``item_rows`` of its split; None = split it now.
 
     Raises:
         DataError: the data set is not prepared.
     """
     dataset = config.data.dataset
-    rows = load_full_split(home, config.data).item_rows
+    if rows is None:
+        rows = load_full_split(home, config.data).item_rows
     catalogue = read_catalogue(home.dataset(dataset))
     encoders = (config.features.text, config.features.image)
-    sources = [
-        (path.stem, held_commit(path), items_digest(home, dataset, encoder, catalogue, rows))
-        for encoder in encoders
-        for path in (feature_store_path(home, dataset, encoder),)
-    ]
+    sources = []
+    for encoder in encoders:
+        path = feature_store_path(home, dataset, encoder)
+        held = held_manifest(path) or {}
+        items = items_digest(home, dataset, encoder, catalogue, rows)
+        sources.append((path.stem, held.get("commit"), held.get("precisions"), items))
     protocol = [config.data.max_seq_len, config.data.min_seq_len, config.data.rank_repeat_targets]
     parts = json.dumps([dataset_digest(home.dataset(dataset)), sources, protocol])
     return hashlib.sha256(parts.encode()).hexdigest()[:16]

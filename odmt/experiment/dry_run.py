@@ -171,7 +171,8 @@ def _pending(home: Home, plan: PreparePlan, encoder: EncoderConfig) -> int | Non
     try:
         catalogue = read_catalogue(folder)
         rows = read_interactions(folder, catalogue).occurring_rows
-        return len(pending_items(*wanted_features(home, plan.dataset, encoder, catalogue, rows))[1])
+        wanted = wanted_features(home, plan.dataset, encoder, catalogue, rows)
+        return len(pending_items(*wanted, plan.settings.precision)[1])
     except (MissingDataError, FeatureStoreError):
         return None
 

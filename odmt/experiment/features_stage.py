@@ -1,7 +1,5 @@
 """The third stage: each encoder's features of every item that somebody met."""
 
-from pathlib import Path
-
 from odmt.commands import duration, size
 from odmt.data.imported import read_import
 from odmt.data.interactions import (
@@ -12,13 +10,14 @@ from odmt.data.interactions import (
     read_interactions,
     readable_digest,
 )
-from odmt.errors import FeatureStoreError, MissingDataError
+from odmt.errors import MissingDataError
 from odmt.experiment.images_stage import own_tables
 from odmt.experiment.prepare_plan import PreparePlan, StageReport
+from odmt.features.demo_encoders import TINY_IMAGE, TINY_TEXT, make_tiny_encoders, tiny_encoders_exist
 from odmt.features.encoding import LocalEncoding
 from odmt.features.extract import extract
 from odmt.features.images import open_images, read_entries
-from odmt.features.store import feature_store_path, modality_of, model_folder, open_features
+from odmt.features.store import feature_store_path, has_other_precision, held_manifest, modality_of, model_folder
 from odmt.home import Home
 
 
@@ -55,23 +54,18 @@ def check_encoders(home: Home, plan: PreparePlan) -> None:
     """
     folder = home.dataset(plan.dataset)
     for encoder in plan.encoders:
-        if plan.tiny_encoders and encoder.model.startswith("./"):
+        if plan.tiny_encoders and encoder.model in (TINY_TEXT.model, TINY_IMAGE.model):
             continue
-        if model_folder(encoder, folder) or _is_complete(feature_store_path(home, plan.dataset, encoder)):
+        if model_folder(encoder, folder):
+            continue
+        held = held_manifest(feature_store_path(home, plan.dataset, encoder))
+        if held and held["complete"] and not has_other_precision(held, plan.settings.precision):
             continue
         if plan.open_encoding is LocalEncoding:  # elsewhere it is the nodes that must reach the hub
             from odmt.features.loading import loading
 
             with loading(encoder, folder):
                 pass
-
-
-def _is_complete(path: Path) -> bool:
-    try:
-        open_features(path).close()
-    except FeatureStoreError:
-        return False
-    return True
 
 
 def check_tables(home: Home, plan: PreparePlan) -> None:
@@ -94,7 +88,5 @@ def check_tables(home: Home, plan: PreparePlan) -> None:
 
 
 def _make_tiny_encoders(home: Home, plan: PreparePlan, catalogue: Catalogue) -> bool:
-    from odmt.features.demo_encoders import make_tiny_encoders, tiny_encoders_exist
-
     folder = home.dataset(plan.dataset)
     return not tiny_encoders_exist(folder) and make_tiny_encoders(folder, catalogue.titles)

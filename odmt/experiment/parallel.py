@@ -27,6 +27,7 @@ from odmt.errors import ConfigError, NonFiniteError
 from odmt.experiment.arrays import TrialArrays
 from odmt.experiment.build import build_run
 from odmt.features.ragged import FeatureShard, RaggedFeatures
+from odmt.features.workers import usable_cpus
 from odmt.training.batches import Shard
 from odmt.training.checkpoint import Checkpoint
 from odmt.training.optim import torch_settings
@@ -76,7 +77,7 @@ def process_group(
         raise ConfigError(
             "train.data_parallel", [f"{count} processes need {count} GPUs, {torch.cuda.device_count()} are visible"]
         )
-    cpus = _usable_cpus()
+    cpus = usable_cpus()
     if device.type == "cpu" and count > max(2, cpus):  # two always, to try it out
         raise ConfigError("train.data_parallel", [f"{count} processes need as many CPUs, this machine gives {cpus}"])
     with tempfile.TemporaryDirectory(prefix="odmt-parallel-") as folder:
@@ -189,10 +190,6 @@ class _Watch:
             self.dead = f"{dead[0].name} ended with exit code {dead[0].exitcode}"
             if dist.is_initialized() and dist.get_backend() == "nccl":  # Gloo notices by itself
                 dist.distributed_c10d._abort_process_group()
-
-
-def _usable_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _die_with(parent: int | None) -> None:

@@ -12,9 +12,13 @@ __all__ = ["ImageEncoder", "Precision", "TextEncoder", "load_encoder"]
 
 
 def load_encoder(
-    config: EncoderConfig, dataset_folder: Path, device: str = "cpu", precision: Precision = "fp32"
+    config: EncoderConfig,
+    dataset_folder: Path,
+    device: str = "cpu",
+    precision: Precision = "fp32",
+    files: Path | None = None,
 ) -> TextEncoder | ImageEncoder:
     """Load the encoder that a configuration means; see its class for arguments and errors."""
     if isinstance(config, TextEncoderConfig):
-        return TextEncoder(config, dataset_folder, device, precision)
-    return ImageEncoder(config, dataset_folder, device, precision)
+        return TextEncoder(config, dataset_folder, device, precision, files)
+    return ImageEncoder(config, dataset_folder, device, precision, files)

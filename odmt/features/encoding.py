@@ -134,7 +134,7 @@ class LocalEncoding:
             most = len(lanes) * (_AHEAD if self._on_gpu else 1)
             for number, call in enumerate(calls):
                 lane = number % len(lanes)
-                under_way.append(lanes[lane].submit(_within_memory, call, self._encoders[lane]))
+                under_way.append(lanes[lane].submit(within_memory, call, self._encoders[lane]))
                 if len(under_way) >= most:
                     yield under_way.popleft().result()
             while under_way:
@@ -153,7 +153,12 @@ class LocalEncoding:
             yield partial(_encode_pixels, arrays, [self._inputs.digests[item] for item in items])
 
 
-def _within_memory(call: Callable[[Any], list[np.ndarray]], encoder: Any) -> list[np.ndarray]:
+def within_memory(call: Callable[[Any], list[np.ndarray]], encoder: Any) -> list[np.ndarray]:
+    """Call something with an encoder.
+
+    Raises:
+        DataError: the GPU's memory is too small for it; says what to do.
+    """
     import torch
 
     try:

@@ -28,8 +28,10 @@ from odmt.features.store import (
     encoder_spec,
     feature_records,
     feature_store_path,
+    has_other_precision,
     held_digests,
     modality_of,
+    other_encoder,
     source_digests,
 )
 from odmt.home import Home
@@ -61,10 +63,12 @@ class Wanted(NamedTuple):
     Attributes:
         path: the store.
         digests: of the needed items' titles or pictures, by item id in the order of keys.
+        encoder: from ``encoder_spec``.
     """
 
     path: Path
     digests: dict[str, bytes]
+    encoder: dict[str, Any]
 
 
 def wanted_features(home: Home, dataset: str, encoder: EncoderConfig, catalogue: Catalogue, rows: np.ndarray) -> Wanted:
@@ -80,7 +84,8 @@ def wanted_features(home: Home, dataset: str, encoder: EncoderConfig, catalogue:
         if item not in digests:
             path = home.dataset(dataset) / IMAGES_FILE
             raise FeatureStoreError(f"{path}: holds no picture of item {item!r}; run the images stage")
-    return Wanted(feature_store_path(home, dataset, encoder), {item: digests[item] for item in items})
+    spec = encoder_spec(encoder, home.dataset(dataset))
+    return Wanted(feature_store_path(home, dataset, encoder), {item: digests[item] for item in items}, spec)
 
 
 def extract(
@@ -104,24 +109,22 @@ def extract(
         open_encoding: loads the encoder where it is to run.
 
     Raises:
-        FeatureStoreError: the store exists and is unreadable, or the disk is too small.
+        FeatureStoreError: the store exists and is unreadable or of another encoder, a picture no longer decodes, or
+            the disk is too small.
         NonFiniteError: the encoder gave NaN, or values that float16 does not hold.
     """
     folder, settings = home.dataset(dataset), settings or PrepareConfig()
-    path, digests = wanted_features(home, dataset, encoder, catalogue, rows)
+    path, digests, spec = wanted_features(home, dataset, encoder, catalogue, rows)
     inputs = Inputs(folder, dict(zip(*catalogue, strict=True)), digests)
-    what = {"encoder": encoder_spec(encoder, folder), "model": encoder.model}
-    try:
-        return fill_store(
-            path,
-            what,
-            digests,
-            lambda: open_encoding(encoder, inputs, settings),
-            f"{modality_of(encoder)} features",
-            settings.batch_size,
-        )
-    except FeatureStoreError as error:
-        raise FeatureStoreError(f"{error}; delete it and run: {prepare_command(dataset)}") from error
+    return fill_store(
+        path,
+        {"encoder": spec, "model": encoder.model},
+        digests,
+        lambda: open_encoding(encoder, inputs, settings),
+        f"{modality_of(encoder)} features",
+        settings.batch_size,
+        settings.precision,
+    )
 
 
 def fill_store(
@@ -131,22 +134,24 @@ def fill_store(
     open_encoding: Callable[[], Encoding],
     label: str,
     batch_size: int,
+    precision: str = "auto",
 ) -> ExtractionResult:
     """Compute the records that a store lacks or holds of another source; commit after every batch.
 
     Args:
         path: the store; made if missing.
-        what: description of the encoder for the manifest.
+        what: description of the encoder for the manifest; under ``encoder`` its specification.
         wanted: source digest by item id, in the order of computation.
         open_encoding: loads the encoder; called only if there is work.
         label: word for the progress bar.
         batch_size: items encoded at once.
+        precision: the arithmetic that was asked for.
 
     Returns:
         What was done. A run that is cut off keeps its finished batches; the next one goes on from there, unless the
-        encoder has become another one since: then everything is computed again.
+        encoder has become another one since, or another precision is asked for: then everything is computed again.
     """
-    former, pending = pending_items(path, wanted)
+    former, pending = pending_items(path, wanted, what["encoder"], precision)
     if former and not pending:
         if not former["complete"] or former["items"] != len(wanted):
             with RecordFile(path, write=True) as store:
@@ -165,7 +170,10 @@ def fill_store(
         "items_per_second": None,
     }
     # A hub model without a revision may have moved on: features of two commits never lie side by side.
-    mixed = former is not None and any(former[name] != manifest[name] for name in ("commit", "width", "max_tokens"))
+    mixed = former is not None and (
+        has_other_precision(former, precision)
+        or any(former[name] != manifest[name] for name in ("commit", "width", "max_tokens"))
+    )
     if mixed:
         pending = list(wanted)
     elif former is not None:
@@ -182,20 +190,33 @@ def fill_store(
     return ExtractionResult(path, len(pending), len(wanted), seconds, encoding.where)
 
 
-def pending_items(path: Path, wanted: Mapping[str, bytes]) -> tuple[dict[str, Any] | None, list[str]]:
+def pending_items(
+    path: Path, wanted: Mapping[str, bytes], encoder: dict[str, Any], precision: str = "auto"
+) -> tuple[dict[str, Any] | None, list[str]]:
     """Return a store's manifest (None: it holds nothing yet) and the items to compute: new or of another source.
 
+    Args:
+        path: the store.
+        wanted: source digest by item id.
+        encoder: whose features they must be, from ``encoder_spec``.
+        precision: the arithmetic that was asked for; all items of a store of another one are to compute.
+
     Raises:
-        FeatureStoreError: the file is unreadable, or another kind of store.
+        FeatureStoreError: the file is unreadable, another kind of store, or another encoder's; says what to do.
     """
     if not path.exists() or path.stat().st_size == 0:
         return None, list(wanted)
-    with RecordFile(path) as store:
-        if store.is_empty:
-            return None, list(wanted)
-        manifest = checked_manifest(store)
-        held = held_digests(store)
-        return manifest, [item for item in wanted if held.get(item) != wanted[item]]
+    try:
+        with RecordFile(path) as store:
+            if store.is_empty:
+                return None, list(wanted)
+            manifest = checked_manifest(store)
+            if problem := other_encoder(manifest, encoder):
+                raise FeatureStoreError(f"{path}: {problem}")
+            held = {} if has_other_precision(manifest, precision) else held_digests(store)
+    except FeatureStoreError as error:
+        raise FeatureStoreError(f"{error}; delete it and run: {prepare_command(path.parent.name)}") from error
+    return manifest, [item for item in wanted if held.get(item) != wanted[item]]
 
 
 def _write_batches(

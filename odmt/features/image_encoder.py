@@ -51,7 +51,12 @@ class ImageEncoder:
     """
 
     def __init__(
-        self, config: ImageEncoderConfig, dataset_folder: Path, device: str = "cpu", precision: Precision = "fp32"
+        self,
+        config: ImageEncoderConfig,
+        dataset_folder: Path,
+        device: str = "cpu",
+        precision: Precision = "fp32",
+        files: Path | None = None,
     ) -> None:
         """Load it from a folder or the hub.
 
@@ -60,6 +65,7 @@ class ImageEncoder:
             dataset_folder: where ``./name`` is.
             device: where the model runs.
             precision: arithmetic of the matrix products.
+            files: where the files of a model lie whose own folder is on another machine; None = in that folder.
 
         Raises:
             MissingDataError: the model is neither in the folder nor can it be fetched; says where to put it.
@@ -69,7 +75,7 @@ class ImageEncoder:
         """
         from transformers import AutoConfig
 
-        with loading(config, dataset_folder) as source:
+        with loading(config, dataset_folder, files) as source:
             settings = AutoConfig.from_pretrained(source.where, **source.options)
             tower = getattr(settings, "vision_config", settings)
             require_maskable(config, tower.model_type)

@@ -90,8 +90,6 @@ def image_digests(folder: Path) -> dict[str, bytes]:
         FeatureStoreError: it is unreadable, or its making was cut off.
     """
     path = folder / IMAGES_FILE
-    if not path.exists():
-        raise MissingDataError(f"{path}: does not exist; run: {prepare_command(folder.name)}")
     with open_images(folder) as store:
         manifest = store.manifest()
         if not manifest["complete"]:
@@ -106,9 +104,12 @@ def open_images(folder: Path) -> RecordFile:
     """Open a data set's image store for reading.
 
     Raises:
+        MissingDataError: there is none.
         FeatureStoreError: it is unreadable, empty, or made by another version; says what to do.
     """
     path = folder / IMAGES_FILE
+    if not path.exists():
+        raise MissingDataError(f"{path}: does not exist; run: {prepare_command(folder.name)}")
     again = f"delete it and run: {prepare_command(folder.name)}"
     try:
         store = RecordFile(path)

@@ -184,11 +184,6 @@ class View:
                 yield bytes(key).decode(), value
                 found = cursor.next()
 
-    def head(self, key: str, count: int) -> bytes | None:
-        """Copy the first bytes of a record, or None if there is no such record."""
-        value = self.get(key)
-        return None if value is None else bytes(value[:count])
-
 
 def check_space(path: Path, num_bytes: int) -> None:
     """Check before a long work that the disk has room for what it will write.

@@ -1,8 +1,9 @@
 """Features read back from their store in shards; only if they are whole, current and undamaged.
 
 A shard is a run of the store's keys, the external item ids in the order of their UTF-8 bytes: in that order LMDB finds
-them and extraction writes them, so a shard is one stretch of the file whatever the order of the catalogue. A plan looks
-at the manifest and at the digests, which stand side by side. Loading goes once through the records of a run.
+them and extraction writes them, so a shard is one stretch of the file whatever the order of the catalogue, unless the
+catalogue has grown since: new records lie where there was room. A plan looks at the manifest and at the digests,
+which stand side by side. Loading goes once through the records of a run.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,10 +23,12 @@ from odmt.features.records import RecordFile
 from odmt.features.store import (
     HEADER_BYTES,
     EncoderConfig,
+    encoder_spec,
     feature_store_path,
     held_digests,
     modality_of,
     open_features,
+    other_encoder,
     source_digests,
 )
 from odmt.features.workers import usable_cpus
@@ -88,7 +91,7 @@ def plan_shards(
 
     Raises:
         MissingDataError: there are no features of this encoder yet.
-        FeatureStoreError: they are partial, stale or unreadable.
+        FeatureStoreError: they are partial, stale, unreadable or another encoder's.
     """
     path = feature_store_path(home, dataset, encoder)
     if not path.exists():
@@ -102,6 +105,8 @@ def plan_shards(
     by_key = np.array(sorted(set(needed_rows.tolist()), key=lambda row: ids[row].encode()), dtype=np.int32)
     with _mended_by(dataset), open_features(path) as store:
         manifest = store.manifest()
+        if problem := other_encoder(manifest, encoder_spec(encoder, home.dataset(dataset))):
+            raise FeatureStoreError(f"{path}: {problem}; delete the file")
         _check_digests(store, [ids[row] for row in by_key], digests)
     item_bytes = 2 * manifest["width"] * manifest["max_tokens"]
     items_a_shard = max(1, (SHARD_BYTES if shard_bytes is None else shard_bytes) // item_bytes)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from odmt.config import ImageEncoderConfig, TextEncoderConfig, to_mapping
+from odmt.config import ImageEncoderConfig, TextEncoderConfig, names_folder, to_mapping
 from odmt.data.interactions import Catalogue, prepare_command
 from odmt.errors import FeatureStoreError, MissingDataError, NonFiniteError
 from odmt.features.images import DIGEST_BYTES, IMAGES_FILE, digest_of, image_digests
@@ -35,19 +35,21 @@ def modality_of(encoder: EncoderConfig) -> str:
     return "text" if isinstance(encoder, TextEncoderConfig) else "image"
 
 
+def named_folder(encoder: EncoderConfig, dataset_folder: Path) -> Path | None:
+    """Return the folder that a model setting names, whether or not it is there; None for a hub name."""
+    if not names_folder(encoder.model):
+        return None
+    return dataset_folder / encoder.model if encoder.model.startswith("./") else Path(encoder.model).expanduser()
+
+
 def model_folder(encoder: EncoderConfig, dataset_folder: Path) -> Path | None:
     """Return the folder that a model setting means, or None for a hub name.
 
     Raises:
         MissingDataError: there is no model in that folder.
     """
-    if encoder.model.startswith("./"):
-        folder = dataset_folder / encoder.model
-    elif encoder.model.startswith(("/", "~")):
-        folder = Path(encoder.model).expanduser()
-    else:
-        return None
-    if not (folder / "config.json").is_file():
+    folder = named_folder(encoder, dataset_folder)
+    if folder is not None and not (folder / "config.json").is_file():
         kind = modality_of(encoder)
         raise MissingDataError(
             f"features.{kind}.model: {encoder.model!r} is not there: put a Hugging Face folder at {folder}, "
@@ -154,17 +156,33 @@ def held_digests(store: RecordFile) -> dict[str, bytes]:
         return {key.removeprefix(_DIGEST_INDEX): bytes(value) for key, value in view.scan(_DIGEST_INDEX)}
 
 
-def held_commit(path: Path) -> str | None:
-    """Return the hub commit that a store's features were made with; None for a folder's, or if there is no store yet.
-
-    Raises:
-        FeatureStoreError: the store is unreadable, or another kind of file.
-    """
-    if not path.exists():
+def held_manifest(path: Path) -> dict[str, Any] | None:
+    """Return a store's manifest; None if there is no store, or none that can be read: loading says what is wrong."""
+    try:
+        with RecordFile(path) as store:
+            return checked_manifest(store)
+    except FeatureStoreError:
         return None
-    with RecordFile(path) as store:
-        commit: str | None = checked_manifest(store)["commit"]
-        return commit
+
+
+def other_encoder(manifest: dict[str, Any], spec: dict[str, Any]) -> str:
+    """Return in words of which other encoder a store's features are; empty if they are of this one.
+
+    Args:
+        manifest: the store's.
+        spec: from ``encoder_spec``.
+    """
+    held = manifest.get("encoder")
+    if held == spec:
+        return ""
+    known = held if isinstance(held, dict) else {}
+    different = [f"{key} {known.get(key)!r} instead of {spec[key]!r}" for key in spec if known.get(key) != spec[key]]
+    return f"holds features of another encoder ({', '.join(different) or 'settings that this version does not know'})"
+
+
+def has_other_precision(manifest: dict[str, Any], asked: str) -> bool:
+    """Say whether features were computed in another arithmetic than the one asked for; ``auto`` takes any."""
+    return asked != "auto" and manifest["precisions"] != [asked]
 
 
 def checked_manifest(store: RecordFile) -> dict[str, Any]:

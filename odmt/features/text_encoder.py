@@ -50,7 +50,12 @@ class TextEncoder:
     """
 
     def __init__(
-        self, config: TextEncoderConfig, dataset_folder: Path, device: str = "cpu", precision: Precision = "fp32"
+        self,
+        config: TextEncoderConfig,
+        dataset_folder: Path,
+        device: str = "cpu",
+        precision: Precision = "fp32",
+        files: Path | None = None,
     ) -> None:
         """Load both from a folder or the hub.
 
@@ -59,6 +64,7 @@ class TextEncoder:
             dataset_folder: where ``./name`` is.
             device: where the model runs.
             precision: arithmetic of the matrix products.
+            files: where the files of a model lie whose own folder is on another machine; None = in that folder.
 
         Raises:
             MissingDataError: the model is neither in the folder nor can it be fetched; says where to put it.
@@ -67,7 +73,7 @@ class TextEncoder:
         """
         from transformers import AutoConfig, AutoTokenizer
 
-        with loading(config, dataset_folder) as source:
+        with loading(config, dataset_folder, files) as source:
             settings = AutoConfig.from_pretrained(source.where, **source.options)
             self._tokenizer = AutoTokenizer.from_pretrained(source.where, **source.options)
             _require_summary_token(self._tokenizer, config)

@@ -103,7 +103,6 @@ def _search(
     with ExitStack() as stack:
         connect(place, feature_bytes=feature_bytes, num_cpus=options.local_cpus, temp_dir=options.ray_folder)
         stack.callback(disconnect)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ray.init put its own there
         stack.enter_context(stopping_on_signals(journal))
         cpus, gpus, concurrent = trial_resources(space, num_cpus(), num_gpus())
         options.say(
@@ -175,7 +174,7 @@ def _fit(journal: Journal, folder: Path, job: Any, *, cpus: float, gpus: float, 
 
 @contextmanager
 def stopping_on_signals(journal: Journal) -> Iterator[None]:
-    """End the search on SIGINT and SIGTERM; a second one ends it at once. ``ray.init`` must come first."""
+    """End the search on SIGINT and SIGTERM; a second one ends it at once."""
 
     def stop(number: int, frame: Any) -> None:
         del number, frame

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+
 from odmt.cluster.shared_features import Loaders
 from odmt.config import DataConfig, ImageEncoderConfig, TextEncoderConfig
 from odmt.experiment.arrays import arrays_digest, load_split, plan_encoder_features
@@ -37,8 +39,10 @@ def prepared_inputs(home: Home, space: Space) -> Inputs:
         DataError: something is missing, cut off or unreadable; names the command that prepares it.
     """
     digests, sizes, sentences = set(), {}, []
+    rows = {}
     for data in space.data_configs():
         split = load_split(home, data)
+        rows[data] = split.item_rows
         sentences.append(
             f"data set {data.dataset}: {len(split.offsets) - 1} users, {split.num_items} items, "
             f"{len(split.items)} actions without the sealed last ones"
@@ -47,16 +51,18 @@ def prepared_inputs(home: Home, space: Space) -> Inputs:
         for encoder in (config.features.text, config.features.image):
             key = (config.data, encoder)
             if key not in sizes:
-                sizes[key] = _store_bytes(home, config.data, encoder)
+                sizes[key] = _store_bytes(home, config.data, encoder, rows[config.data])
                 sentences.append(f"{modality_of(encoder)} features of {encoder.model}: {sizes[key] / 1e6:.1f} MB")
-        digests.add(arrays_digest(home, config))
+        digests.add(arrays_digest(home, config, rows[config.data]))
     ordered = sorted(digests)
     digest = ordered[0] if len(ordered) == 1 else hashlib.sha256(json.dumps(ordered).encode()).hexdigest()[:16]
     return Inputs(digest, sum(sizes.values()), sentences, ordered)
 
 
-def _store_bytes(home: Home, data: DataConfig, encoder: TextEncoderConfig | ImageEncoderConfig) -> int:
-    plan_encoder_features(home, data, encoder)  # says what is missing or stale, and the command that mends it
+def _store_bytes(
+    home: Home, data: DataConfig, encoder: TextEncoderConfig | ImageEncoderConfig, rows: np.ndarray
+) -> int:
+    plan_encoder_features(home, data, encoder, rows)  # says what is missing or stale, and the command that mends it
     return feature_store_path(home, data.dataset, encoder).stat().st_blocks * 512
 
 

@@ -107,14 +107,45 @@ class Space:
         return distinct(config.data for config in self.loaded_configs())
 
     def loaded_configs(self) -> Iterator[RunConfig]:
-        """Yield a configuration for every combination of the axes that decide what is loaded."""
-        combinations: list[dict[str, Any]] = [{}]
-        for path, axis in self.axes.items():
-            if path.startswith(("data.", "features.")):
-                options = [*axis.values, *([self.resting[path]] if axis.when else [])]
-                combinations = [{**combination, path: option} for combination in combinations for option in options]
-        for combination in combinations:
-            yield replace_values(self.base, combination, self.path)
+        """Yield a configuration for everything that a trial can load; what no trial proposes is left out.
+
+        What nothing loaded depends on is the incumbent's.
+        """
+        reached: list[dict[str, Any]] = [{}]
+        for path in self._deciding():
+            axis, options = self.axes[path], self._options(path)
+            reached = [
+                {**values, **choice}
+                for values in reached
+                for choice in (
+                    [{path: option} for option in options] if self.is_active(axis, values, list(values)) else [{}]
+                )
+            ]
+        settings = [{**self.resting, **values} for values in reached]
+        loaded = [{path: value for path, value in found.items() if _is_loaded(path)} for found in settings]
+        yield from dict.fromkeys(replace_values(self.base, values, self.path) for values in loaded)
+
+    def _deciding(self) -> list[str]:
+        """Return the axes that decide what is loaded, and those that their conditions depend on, parents first."""
+        deciding: set[str] = set()
+        for path, axis in reversed(list(self.axes.items())):
+            if _is_loaded(path) or path in deciding:
+                deciding |= {path, *(parent for parent in axis.when if parent in self.axes)}
+        return [path for path in self.axes if path in deciding]
+
+    def _options(self, path: str) -> list[Any]:
+        """Return the values to tell apart: all that are loaded; else those that conditions name, and one other."""
+        axis = self.axes[path]
+        if _is_loaded(path):
+            return list(axis.values)
+        named = [value for other in self.axes.values() for value in other.when.get(path, ())]
+        values = axis.listed() or (*axis.probes(), (axis.low + axis.high) / 2)
+        others = [value for value in values if not any(same(value, option) for option in named)]
+        return [*named, *others[:1]]
+
+
+def _is_loaded(path: str) -> bool:
+    return path.startswith(("data.", "features."))
 
 
 def distinct(sections: Iterator[Section]) -> list[Any]:

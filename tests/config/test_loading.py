@@ -123,6 +123,18 @@ def test_a_batch_of_one_user_has_no_negatives_and_is_refused():
     from_mapping(RunConfig, {"train": {"batch_size": 1}, "loss": {"kind": "full"}}, "x")
 
 
+@pytest.mark.parametrize("modality", ["text", "image"])
+@pytest.mark.parametrize("model", ["./encoders/own", "/models/own", "~/own"])
+def test_a_revision_of_a_folder_is_refused(modality, model):
+    given = {"model": model, "revision": "main"}
+    with pytest.raises(ConfigError) as caught:
+        from_mapping(RunConfig, {"features": {modality: given}}, "x")
+    assert caught.value.problems == [
+        f"features.{modality}.revision: 'main' belongs to a model of the hub, and {model!r} is a folder; leave it out"
+    ]
+    from_mapping(RunConfig, {"features": {modality: given | {"model": "some/hub-model"}}}, "x")
+
+
 def test_heads_are_checked_where_there_is_attention_alone():
     odd = {"model": {"embedding_dim": 51, "item_encoder": "id", "backbone": "gru4rec"}}
     from_mapping(RunConfig, odd, "x")

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 
+import psutil
 import pytest
 from conftest import CHECKOUT
 from corpora import make_corpus, write_amazon_2018
@@ -17,8 +18,9 @@ from odmt.features.records import RecordFile
 KILLS = 6
 
 
-def command(home, log, source):
-    arguments = ["--dataset", "arts2", "--source", source, "--tiny-encoders", "--set", "prepare.batch_size=16"]
+def command(home, log, source, *settings):
+    arguments = ["--dataset", "arts2", "--source", source, "--tiny-encoders"]
+    arguments += [word for setting in ("prepare.batch_size=16", *settings) for word in ("--set", setting)]
     return subprocess.Popen(
         [sys.executable, CHECKOUT / "tests" / "slow_prepare.py", log, *map(str, arguments)],
         env=os.environ | {"ODMT_HOME": str(home)},
@@ -46,26 +48,48 @@ def content(home):
     return found
 
 
+def lives(process):
+    """A process that ended counts as gone even where nobody takes notice of its end."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def surviving(processes):
+    """Return those that do not end by themselves."""
+    deadline = time.monotonic() + 30
+    while (processes := [one for one in processes if lives(one)]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return processes
+
+
 @pytest.mark.slow
-def test_kills_at_random_moments_lose_at_most_a_batch_each_and_change_no_value(tmp_path):
+@pytest.mark.parametrize("settings", [(), ("prepare.workers=2",)], ids=["alone", "two workers"])
+def test_kills_at_random_moments_lose_a_batch_each_at_most_leave_no_process_and_change_no_value(settings, tmp_path):
     corpus = make_corpus(tmp_path / "corpus", num_users=250, num_items=200)
     source = write_amazon_2018(tmp_path / "source", corpus)
     started = time.monotonic()
-    finished(command(tmp_path / "whole", tmp_path / "whole.log", source))
+    finished(command(tmp_path / "whole", tmp_path / "whole.log", source, *settings))
     seconds = time.monotonic() - started
 
     seed = random.randrange(10**6)
     rng = random.Random(seed)
     print(f"seed {seed}, {KILLS} kills within {seconds:.1f} s of each start")
     log = tmp_path / "killed.log"
+    seen = []
     for _ in range(KILLS):
-        process = command(tmp_path / "killed", log, source)
+        process = command(tmp_path / "killed", log, source, *settings)
         try:
             process.wait(timeout=rng.uniform(0.2, 1.0) * seconds)
         except subprocess.TimeoutExpired:
+            children = psutil.Process(process.pid).children(recursive=True)
             os.kill(process.pid, signal.SIGKILL)
+            assert surviving(children) == []
+            seen += children
         process.communicate()
-    assert "arts2" in finished(command(tmp_path / "killed", log, source))
+    assert bool(seen) == bool(settings)
+    assert "arts2" in finished(command(tmp_path / "killed", log, source, *settings))
 
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
     encoded = Counter(log.read_text().splitlines())

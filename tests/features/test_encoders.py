@@ -80,6 +80,37 @@ def test_settings_that_do_not_fit_the_model_are_named(folder):
         load_encoder(ImageEncoderConfig(model="./encoders/image", layer=1), folder)
 
 
+def test_files_that_lie_elsewhere_are_told_of_by_the_folder_that_was_asked_for(damaged, tmp_path):
+    elsewhere = shutil.move(damaged / "encoders" / "text", tmp_path / "copy")
+    wanted = tmp_path / "arts"
+    assert load_encoder(TINY_TEXT, wanted, files=elsewhere).width == 64
+    with pytest.raises(ConfigError, match=r"layer: 3, but \./encoders/text has 2 blocks"):
+        load_encoder(TextEncoderConfig(model="./encoders/text", layer=3), wanted, files=elsewhere)
+    (elsewhere / "model.safetensors").unlink()
+    with pytest.raises(DataError, match=f"^{wanted}/encoders/text: is not a usable Hugging Face folder") as caught:
+        load_encoder(TINY_TEXT, wanted, files=elsewhere)
+    assert str(elsewhere) not in str(caught.value)
+
+
+def test_a_hub_name_that_is_also_a_folder_here_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bert-base-uncased").mkdir()
+    with pytest.raises(ConfigError, match=rf"features\.text\.model: the hub's bert-base-uncased has the name of the "
+                       rf"folder {tmp_path}/bert-base-uncased, which .*; rename that folder .*\./name"):  # fmt: skip
+        load_encoder(TextEncoderConfig(), tmp_path / "arts")
+
+
+def test_a_commit_that_is_none_is_never_recorded(tiny_models, hub_cache, monkeypatch):
+    at_v1 = fill_cache(hub_cache, tiny_models / "roberta") / COMMITS["v1"]
+    at_v1.rename(at_v1.parent / "local")
+    cached = str(at_v1.parent / "local" / "config.json")
+    monkeypatch.setattr("transformers.utils.cached_file", lambda *_, **__: cached)
+    with pytest.raises(
+        DataError, match=r"some/model: \S+/local/config\.json lies in no folder named by a commit of 40"
+    ):
+        load_encoder(TextEncoderConfig(model="some/model"), hub_cache)
+
+
 @pytest.mark.parametrize("config", NOWHERE)
 def test_a_hub_model_without_a_hub_says_where_to_put_its_folder(hub_cache, config):
     kind = "text" if isinstance(config, TextEncoderConfig) else "image"

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from odmt.config import PrepareConfig
@@ -57,6 +58,15 @@ def test_batches_come_in_order_whatever_works_on_them(encoder, inputs):
     for found, wanted in zip(run(several), expected, strict=True):
         assert found.dtype == np.float16
         np.testing.assert_array_equal(found, wanted)
+
+
+def test_encoding_in_threads_touches_no_setting_of_the_whole_process(inputs, monkeypatch):
+    encoding = LocalEncoding(TINY_IMAGE, inputs, PrepareConfig(workers=0), ["cpu", "cpu"])
+    cudnn = torch.backends.cudnn
+    assert (cudnn.deterministic, cudnn.allow_tf32) == (True, False)
+    monkeypatch.setattr(cudnn, "flags", lambda *_, **__: pytest.fail("cuDNN was set"))
+    monkeypatch.setattr("odmt.features.loading.quiet_transformers", lambda: pytest.fail("warnings were set"))
+    assert len(run(encoding)) == len(ITEMS)
 
 
 def test_each_item_gets_its_own_features(inputs):

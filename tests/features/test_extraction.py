@@ -1,3 +1,4 @@
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,13 +12,14 @@ from odmt.features.extract import fill_store
 from odmt.features.images import digest_of
 from odmt.features.records import RecordFile
 from odmt.features.shards import load_features
-from odmt.features.store import feature_store_path
+from odmt.features.store import encoder_spec, feature_store_path
 from odmt.home import Home
 
 ITEMS = [f"item{number}" for number in range(150)]
 TITLES = [f"Title {number}" for number in range(150)]
 CATALOGUE = Catalogue(ITEMS, TITLES)
 HUB = TextEncoderConfig(model="some/hub-model", layer=-1)
+WHAT = {"encoder": encoder_spec(HUB, Path("nowhere"))}
 
 
 def digests(titles=TITLES):
@@ -65,9 +67,9 @@ def path(home):
     return feature_store_path(home, "arts", HUB)
 
 
-def fill(path, encoder, wanted=None, batch_size=64):
+def fill(path, encoder, wanted=None, batch_size=64, precision="auto"):
     wanted = dict(sorted((wanted or digests()).items()))
-    return fill_store(path, {"encoder": {}}, wanted, lambda: encoder, "test", batch_size).extracted
+    return fill_store(path, WHAT, wanted, lambda: encoder, "test", batch_size, precision).extracted
 
 
 def test_features_are_aligned_with_the_catalogue_in_float16(home, path):
@@ -105,7 +107,7 @@ def test_an_extraction_that_is_cut_off_goes_on_where_it_stopped(home, path):
 def test_a_second_run_loads_no_encoder(path):
     fill(path, Encoder())
     before = path.read_bytes()
-    assert fill_store(path, {}, digests(), lambda: pytest.fail("loaded"), "test", 64).extracted == 0
+    assert fill_store(path, WHAT, digests(), lambda: pytest.fail("loaded"), "test", 64).extracted == 0
     assert path.read_bytes() == before
 
 
@@ -228,6 +230,49 @@ def test_the_manifest_says_how_fast_and_in_which_arithmetic(path):
     assert manifest["items_per_second"] > 0
 
 
+def precisions(path):
+    with RecordFile(path) as store:
+        return store.manifest()["precisions"]
+
+
+def test_a_store_of_another_precision_than_the_one_asked_for_is_extracted_again(home, path):
+    fill(path, Encoder())
+    assert fill(path, Encoder(precision="bf16")) == 0  # auto: what is there is kept
+    cut_off = Encoder(batches=1, precision="bf16")
+    with pytest.raises(KeyboardInterrupt):
+        fill(path, cut_off, precision="bf16")
+    assert fill(path, Encoder(precision="bf16"), precision="bf16") == 150 - 64
+    assert precisions(path) == ["bf16"]
+    assert fill(path, Encoder(precision="bf16"), precision="bf16") == 0
+    load_features(home, "arts", HUB, CATALOGUE)
+
+
+def test_a_store_of_two_precisions_becomes_one_of_the_one_asked_for(path):
+    fill(path, Encoder(), dict(list(digests().items())[:100]))
+    fill(path, Encoder(precision="fp16"))
+    assert fill(path, Encoder(), precision="fp32") == 150
+    assert precisions(path) == ["fp32"]
+
+
+def test_a_store_of_another_encoder_under_the_right_name_is_refused(path):
+    fill(path, Encoder())
+    other = {"encoder": WHAT["encoder"] | {"layer": 3}}
+    sentence = (
+        r"\.lmdb: holds features of another encoder \(layer -1 instead of 3\); delete it and run: python "
+        r"launch/prepare\.py --dataset arts"
+    )
+    with pytest.raises(FeatureStoreError, match=sentence):
+        fill_store(path, other, digests(), lambda: pytest.fail("loaded"), "test", 64)
+
+
+def test_an_error_of_the_encoder_advises_to_delete_nothing(path):
+    def broken():
+        raise FeatureStoreError("images.lmdb: picture of item 'b' is broken")
+
+    with pytest.raises(FeatureStoreError, match=r"^images\.lmdb: picture of item 'b' is broken$"):
+        fill_store(path, WHAT, digests(), broken, "test", 64)
+
+
 def test_a_disk_that_is_too_small_is_told_before_anything_is_computed(path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=2**28 + 1000))
     encoder = Encoder()
@@ -235,33 +280,6 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_computed(path, monk
         fill(path, encoder)
     assert encoder.seen == []
     assert not path.exists()
-
-
-def test_the_store_of_an_encoder_depends_on_everything_that_changes_its_features(home):
-    variants = [
-        HUB,
-        TextEncoderConfig(model="some/hub-model", layer=3),
-        TextEncoderConfig(model="some/hub-model", layer=-1, revision="abc"),
-        TextEncoderConfig(model="some/hub-model", layer=-1, max_tokens=10),
-        TextEncoderConfig(model="some/hub-model", layer=-1, lower_case=False),
-    ]
-    assert len({feature_store_path(home, "arts", variant) for variant in variants}) == len(variants)
-
-
-def test_a_folder_counts_by_its_content_not_by_its_place(home, tmp_path):
-    inside = home.dataset("arts") / "encoders" / "text"
-    for folder in (inside, tmp_path / "elsewhere"):
-        folder.mkdir(parents=True)
-        (folder / "config.json").write_text("{}")
-    local = TextEncoderConfig(model="./encoders/text", layer=-1)
-    before = feature_store_path(home, "arts", local)
-    assert feature_store_path(home, "arts", TextEncoderConfig(model=str(tmp_path / "elsewhere"), layer=-1)) == before
-    (inside / "vocab.txt").write_text("[PAD]")
-    assert feature_store_path(home, "arts", local) != before
-    with pytest.raises(
-        MissingDataError, match=r"features\.text\.model: './encoders/x' is not there: put .*arts/encoders/x"
-    ):
-        feature_store_path(home, "arts", TextEncoderConfig(model="./encoders/x"))
 
 
 def test_an_item_without_a_stored_picture_is_refused(home, monkeypatch):

@@ -37,8 +37,7 @@ def png(colour, size=(4, 3), mode="RGB"):
 
 
 def encoded(image, kind, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
+    image.save(buffer := io.BytesIO(), kind, **options)
     return buffer.getvalue()
 
 
@@ -59,8 +58,7 @@ def data(tmp_path):
 
 
 def fill(data, pictures, items=("a", "b"), policy="fail", **options):
-    located = locate(Pictures(folder=str(pictures)), items, {})
-    return fill_image_store(data, list(items), located, policy, **options)
+    return fill_image_store(data, list(items), locate(Pictures(folder=str(pictures)), items, {}), policy, **options)
 
 
 def stored(data, items):
@@ -278,16 +276,18 @@ def test_pictures_are_squeezed_to_the_square_as_pillow_does():
 
 
 def test_an_unreadable_store_is_named_with_what_to_do(data, pictures):
-    with pytest.raises(MissingDataError, match=r"images\.lmdb: does not exist; run: .*--dataset arts"):
-        image_digests(data)
+    for use in (image_digests, open_images):
+        with pytest.raises(MissingDataError, match=r"images\.lmdb: does not exist; run: .*--dataset arts"):
+            use(data)
     (data / "images.lmdb").write_bytes(b"junk" * 4096)
-    for use in (lambda: image_digests(data), lambda: fill(data, pictures)):
+    uses = (lambda: image_digests(data), lambda: fill(data, pictures))
+    for use in uses:
         with pytest.raises(FeatureStoreError, match=r"images\.lmdb: is not a readable LMDB.*delete it and run: .*arts"):
             use()
     (data / "images.lmdb").unlink()
     with RecordFile(data / "images.lmdb", write=True) as store:
         store.write({}, {"format": "odmt-images-1"})
-    for use in (lambda: image_digests(data), lambda: fill(data, pictures)):
+    for use in uses:
         with pytest.raises(FeatureStoreError, match="has format 'odmt-images-1', expected 'odmt-images-2'; delete it"):
             use()
 

@@ -17,12 +17,7 @@ def path(tmp_path):
 def test_records_and_manifest_read_back(path):
     with RecordFile(path) as records, records.view() as view:
         assert records.manifest() == {"format": "x"}
-        assert (bytes(view.get("a")), view.head("b", 2), view.get("c"), view.head("c", 1)) == (
-            b"one",
-            b"tw",
-            None,
-            None,
-        )
+        assert (bytes(view.get("a")), view.get("c")) == (b"one", None)
 
 
 def test_a_reader_leaves_no_lock_file_behind(path):
@@ -94,14 +89,6 @@ def test_deleted_records_go_in_the_same_transaction_and_missing_ones_are_no_matt
         records.write({"c": b"3"}, delete=["a", "never"])
         with records.view() as view:
             assert [view.get(key) is not None for key in "abc"] == [False, True, True]
-
-
-def test_the_map_grows_by_itself(path):
-    with RecordFile(path, write=True) as records:
-        for number in range(5):
-            records.write({str(number): bytes(30 * 2**20)})
-    with RecordFile(path) as records, records.view() as view:
-        assert [len(view.get(str(number))) for number in range(5)] == [30 * 2**20] * 5
 
 
 def test_room_on_the_disk_is_asked_for_with_the_numbers(path, monkeypatch):

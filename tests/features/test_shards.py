@@ -235,6 +235,16 @@ def test_a_store_that_is_not_whole_or_not_ours_is_refused_by_plan_and_loader(hom
     assert held.tb
 
 
+def test_a_store_of_another_encoder_under_the_right_name_is_refused(home, path):
+    with RecordFile(path, write=True) as store:
+        store.write({}, store.manifest() | {"encoder": {}})
+    sentence = (
+        r"another encoder \(model None instead of 'some/hub-model', .*\); delete the file; run: python launch/prep"
+    )
+    with pytest.raises(FeatureStoreError, match=sentence):
+        plans(home)
+
+
 def test_a_store_that_is_not_there_or_cut_short_is_refused(home, path):
     (plan,) = plans(home)
     with open(path, "r+b") as file:

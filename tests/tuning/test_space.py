@@ -23,6 +23,15 @@ axes:
   data.max_seq_len: {type: choice, values: [4, 8]}
 scheduler: {name: none}
 """
+DEPTHS = """
+fixed: {features: {text: {layer: 2}}}
+incumbent: {features.text.model: ./deep, features.text.layer: 12}
+axes:
+  features.text.model: {type: choice, values: [./deep, ./flat]}
+  features.text.layer: {type: choice, values: [4, 8, 12], when: {features.text.model: ./deep}}
+  features.text.max_tokens: {type: choice, values: [9, 30], when: {features.text.layer: 12}}
+scheduler: {name: none}
+"""
 
 
 def refused(tmp_path, text, assignments=()):
@@ -77,6 +86,30 @@ def test_everything_that_trials_can_load_is_known(tmp_path):
     assert len(image) == 1
     assert [data.max_seq_len for data in space.data_configs()] == [4, 8]
     assert len(list(space.loaded_configs())) == 4
+
+
+def text_encoders(space):
+    return [(encoder.model, encoder.layer, encoder.max_tokens) for encoder in space.encoders()[0]]
+
+
+def test_layers_of_a_deep_encoder_are_never_asked_of_a_flat_one(tmp_path):
+    text = DEPTHS.replace("incumbent: {", "incumbent: {features.text.max_tokens: 9, ")
+    assert text_encoders(load_space(write_space(tmp_path, text))) == [
+        ("./deep", 4, 30), ("./deep", 8, 30), ("./deep", 12, 9), ("./deep", 12, 30), ("./flat", 2, 30)
+    ]  # fmt: skip
+
+
+def test_what_is_loaded_by_a_condition_on_another_axis_is_loaded_with_both_outcomes(tmp_path):
+    text = """
+incumbent: {fusion.dropout: 0.5, features.text.layer: 4}
+axes:
+  fusion.dropout: {type: uniform, low: 0, high: 0.5}
+  features.text.layer: {type: choice, values: [4, 8], when: {fusion.dropout: [0, 0.5]}}
+scheduler: {name: none}
+"""
+    space = load_space(write_space(tmp_path, text))
+    assert [config.features.text.layer for config in space.loaded_configs()] == [4, 8, 12]
+    assert {config.fusion.dropout for config in space.loaded_configs()} == {0.5}
 
 
 @pytest.mark.parametrize(
