@@ -104,7 +104,7 @@ def measure_extraction(root: Path, arguments: argparse.Namespace) -> dict[str, A
     def whole(number: int) -> float:
         path = root / f"all-{number}.lmdb"
         return fill_store(
-            path, {"encoder": {}}, {name: digests[name] for name in names}, lambda: encoding, "", 64
+            path, {"encoder": {}}, {name: digests[name] for name in names}, lambda: encoding, "pictures", 64
         ).seconds
 
     pixels = decode(0)

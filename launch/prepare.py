@@ -100,7 +100,7 @@ def body(arguments: argparse.Namespace) -> int:
 
 
 def check_stage(arguments: argparse.Namespace) -> None:
-    """Refuse flags that would be ignored.
+    """Refuse flags of another stage than the one asked for, and of work where none is done.
 
     Raises:
         ConfigError: there is such a flag.

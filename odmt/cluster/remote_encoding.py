@@ -19,7 +19,8 @@ import ray
 from odmt.cluster.connect import num_cpus, num_gpus
 from odmt.cluster.task_errors import cause_of
 from odmt.config import ImageEncoderConfig, PrepareConfig, TextEncoderConfig, from_mapping, to_mapping
-from odmt.errors import DataError, FeatureStoreError
+from odmt.data.interactions import prepare_command
+from odmt.errors import DataError, FeatureStoreError, ServiceError
 from odmt.features.encoding import Inputs, chosen_precision, within_memory
 from odmt.features.images import IMAGES_FILE, encoded_pictures
 from odmt.features.loading import Precision
@@ -32,7 +33,11 @@ GPU_SHARE = 0.25
 _TASKS_AHEAD = 2
 """Batches under way for each task that can run at once."""
 _RETRIES = 3
-"""Further tries of a task whose process or node was lost: a batch that kills every process must end."""
+"""Further tries of a task whose process or node was lost: a batch that kills every process must end.
+
+Those that Ray's memory monitor ends are counted apart (``RAY_task_oom_retries``, which ``connect`` sets).
+"""
+_SMALLER = "run the same command again with smaller batches (--set prepare.batch_size=16), or without --where attach"
 
 _LOST = (
     ray.exceptions.WorkerCrashedError,
@@ -134,6 +139,7 @@ def _get(what: str, reference: Any) -> Any:
     Raises:
         OdmtError: what the task raised.
         DataError: its process or node was lost, and so was every further try.
+        ServiceError: Ray could not run it.
     """
     try:
         return ray.get(reference)
@@ -143,8 +149,13 @@ def _get(what: str, reference: Any) -> Any:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"the task {what} was lost with its process or node, and so were its further tries ({reason}), "
-            "perhaps for want of memory; what is done is kept: run the same command again with smaller batches "
-            "(--set prepare.batch_size=16), or without --where attach"
+            f"perhaps for want of memory; what is done is kept: {_SMALLER}"
+        ) from error
+    except ray.exceptions.RayError as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ServiceError(
+            f"Ray could not run the task {what} ({reason}); what is done is kept: run the same command again, or "
+            "without --where attach"
         ) from error
 
 
@@ -189,5 +200,6 @@ def _encode_pictures(
             arrays.append(pixels(content, image_size))
         except DataError as error:
             path = Path(orders.dataset_folder) / IMAGES_FILE
-            raise FeatureStoreError(f"{path}: picture of item {item!r} {error}") from error
+            again = f"delete the file and run: {prepare_command(path.parent.name)}"
+            raise FeatureStoreError(f"{path}: picture of item {item!r} {error}; {again}") from error
     return within_memory(lambda encoder: encoder.encode(arrays, digests), _encoder(orders, files))

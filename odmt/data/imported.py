@@ -54,7 +54,7 @@ class ImportRecord(NamedTuple):
     pictures: Pictures
     notes: dict[str, int]
     digest: str
-    addressed: int | None = None
+    addressed: int | None
 
 
 class Imported(NamedTuple):

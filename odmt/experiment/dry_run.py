@@ -21,6 +21,7 @@ from odmt.experiment.estimates import about, extraction_rate, free_bytes, mean_l
 from odmt.experiment.images_stage import needed_items
 from odmt.experiment.import_stage import is_current, wanted_of_plan
 from odmt.experiment.prepare_plan import DEMO_SOURCE, PreparePlan, counted, source_folder
+from odmt.features.demo_encoders import TINY_IMAGE, TINY_TEXT
 from odmt.features.encoder_shapes import encoder_shape
 from odmt.features.extract import pending_items, wanted_features
 from odmt.features.images import IMAGES_FILE
@@ -143,10 +144,13 @@ def _feature_sentence(home: Home, plan: PreparePlan, encoder: EncoderConfig) -> 
     try:
         path = feature_store_path(home, plan.dataset, encoder)
     except MissingDataError as error:
-        if plan.tiny_encoders:
+        if plan.tiny_encoders and encoder.model in (TINY_TEXT.model, TINY_IMAGE.model):
             return f"would make a tiny encoder and extract {words} of {expected} items, about 10 s"
         return f"cannot extract {words}: {error}"
-    pending = _pending(home, plan, encoder) if expected.exact else None
+    try:
+        pending = _pending(home, plan, encoder) if expected.exact else None
+    except FeatureStoreError as error:
+        return f"cannot extract {words}: {error}"
     if pending == 0:
         return f"up to date: {words} of {expected} items"
     there = 0 if pending is not None else _held(path)
@@ -166,15 +170,19 @@ def _feature_sentence(home: Home, plan: PreparePlan, encoder: EncoderConfig) -> 
 
 
 def _pending(home: Home, plan: PreparePlan, encoder: EncoderConfig) -> int | None:
-    """Return how many items lack features; None while the images stage has not run to its end."""
+    """Return how many items lack features; None while the images stage has not run to its end.
+
+    Raises:
+        FeatureStoreError: the store can not be filled.
+    """
     folder = home.dataset(plan.dataset)
     try:
         catalogue = read_catalogue(folder)
         rows = read_interactions(folder, catalogue).occurring_rows
         wanted = wanted_features(home, plan.dataset, encoder, catalogue, rows)
-        return len(pending_items(*wanted, plan.settings.precision)[1])
     except (MissingDataError, FeatureStoreError):
         return None
+    return len(pending_items(*wanted, plan.settings.precision)[1])
 
 
 def _held(path: Path) -> int:

@@ -81,6 +81,8 @@ def images_before_import(found: Found | None, words: str, count: int, plan: Prep
         plan: what to prepare.
     """
     if found is None:
+        if plan.download:
+            no_addresses()
         return [f"would keep the pictures of {words} items, about 1 s"]
     if plan.download and "meta" not in found.files:
         no_addresses()

@@ -51,6 +51,8 @@ def check_encoders(home: Home, plan: PreparePlan) -> None:
 
     Raises:
         MissingDataError: one can not; says where to put it.
+        ConfigError: its name is that of a folder here too, or its settings do not fit it.
+        DataError: the hub does not tell its commit.
     """
     folder = home.dataset(plan.dataset)
     for encoder in plan.encoders:

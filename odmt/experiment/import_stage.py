@@ -60,7 +60,7 @@ def run_import(home: Home, plan: PreparePlan) -> StageReport:
 def _record(source: Path, found: Found, form: Form, plan: PreparePlan) -> ImportRecord:
     wanted = wanted_of_plan(form, plan)
     core = [wanted.min_user, wanted.min_item]
-    return ImportRecord(str(source), form.name, stamps(found), list(wanted), core, found.pictures, {}, "")
+    return ImportRecord(str(source), form.name, stamps(found), list(wanted), core, found.pictures, {}, "", None)
 
 
 def wanted_of_plan(form: Form, plan: PreparePlan) -> Wanted:

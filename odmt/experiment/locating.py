@@ -42,7 +42,8 @@ def no_addresses() -> None:
 
 def with_addresses(located: Located, imported: Imported) -> dict[str, list[str]]:
     """Return the addresses of the items that have no picture anywhere, by item id."""
-    lacking = (item for item, reason in located.reasons.items() if reason == NO_PICTURE)
+    is_gone = not Path(imported.record.source).is_dir()
+    lacking = (item for item, reason in located.reasons.items() if is_gone or reason == NO_PICTURE)
     return {item: imported.urls[item] for item in lacking if imported.urls.get(item)}
 
 
@@ -95,10 +96,11 @@ def _as_stored(
     places = {item: file_place(fetched[item][0]) for item in items if item in fetched}
     for item in items:
         entry = entries.get(item, _UNKNOWN)
-        # A broken one with an address is there no more: it may be fetched.
-        if item not in places and entry.stamp and not (entry.reason and imported.urls.get(item)):
+        # A broken one that has an address is fetched anew.
+        if item not in places and entry.stamp and not (plan.download and entry.reason and imported.urls.get(item)):
             places[item] = Place("file", "", b"", entry.stamp)
-    return Located(places, {item: NO_PICTURE for item in items if item not in places})
+    lacking = [item for item in items if item not in places]
+    return Located(places, {item: entries.get(item, _UNKNOWN).reason or NO_PICTURE for item in lacking})
 
 
 _UNKNOWN = Entry(NO_DIGEST, "")

@@ -33,7 +33,9 @@ def prepare(home: Home, plan: PreparePlan, on_stage: Callable[[StageReport], Non
 
     Raises:
         MissingDataError: the source, or an encoder, is not there.
-        DataError: the source is malformed, pictures are missing or broken, or another process prepares the data set.
+        ConfigError: an encoder's name or settings are not possible, or the source has no addresses to fetch from.
+        DataError: the source is malformed, an encoder cannot be used, pictures are missing or broken, or another
+            process prepares the data set.
         FeatureStoreError: a store is unreadable, the disk is too small, or what was written does not read back.
         ServiceError: pictures are to be fetched and their server cannot be reached.
     """

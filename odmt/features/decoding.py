@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from odmt.data.interactions import prepare_command
 from odmt.errors import DataError, FeatureStoreError
 from odmt.features.images import encoded_pictures
 from odmt.features.pictures import pixels
@@ -103,7 +104,8 @@ class _Pictures:
             try:
                 arrays.append(pixels(content, self._size))
             except DataError as error:
-                return f"{self._path}: picture of item {item!r} {error}"
+                again = f"delete the file and run: {prepare_command(self._path.parent.name)}"
+                return f"{self._path}: picture of item {item!r} {error}; {again}"
         return _packed(arrays, self._size)
 
 

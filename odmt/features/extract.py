@@ -5,6 +5,7 @@ So a run that was cut off goes on with the same batches as one that was not, and
 of its keys.
 """
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -34,6 +35,7 @@ from odmt.features.store import (
     other_encoder,
     source_digests,
 )
+from odmt.files import sync
 from odmt.home import Home
 
 _PAGE_BYTES = 4096  # LMDB rounds a record of this size up to whole pages
@@ -111,6 +113,8 @@ def extract(
     Raises:
         FeatureStoreError: the store exists and is unreadable or of another encoder, a picture no longer decodes, or
             the disk is too small.
+        MissingDataError: the encoder cannot be had.
+        DataError: it cannot be used, or a process or task that worked for it was lost.
         NonFiniteError: the encoder gave NaN, or values that float16 does not hold.
     """
     folder, settings = home.dataset(dataset), settings or PrepareConfig()
@@ -148,11 +152,14 @@ def fill_store(
         precision: the arithmetic that was asked for.
 
     Returns:
-        What was done. A run that is cut off keeps its finished batches; the next one goes on from there, unless the
-        encoder has become another one since, or another precision is asked for: then everything is computed again.
+        What was done. A run that is cut off keeps its finished batches; the next one goes on from there. Once the
+        encoder has become another one, or another precision is asked for, everything is computed again, in a file
+        beside the store that takes its place when it is whole.
     """
     former, pending = pending_items(path, wanted, what["encoder"], precision)
+    successor = path.with_name(f"{path.name}.next")
     if former and not pending:
+        _remove(successor)
         if not former["complete"] or former["items"] != len(wanted):
             with RecordFile(path, write=True) as store:
                 store.write({}, former | {"complete": True, "items": len(wanted)})
@@ -169,25 +176,34 @@ def fill_store(
         "precisions": [encoding.precision],
         "items_per_second": None,
     }
-    # A hub model without a revision may have moved on: features of two commits never lie side by side.
-    mixed = former is not None and (
-        has_other_precision(former, precision)
-        or any(former[name] != manifest[name] for name in ("commit", "width", "max_tokens"))
-    )
-    if mixed:
-        pending = list(wanted)
-    elif former is not None:
-        manifest["precisions"] = sorted({*former["precisions"], encoding.precision})
-    tokens = encoding.count_tokens(pending)
-    check_space(path, tokens * encoding.width * 2 + len(pending) * (HEADER_BYTES + _PAGE_BYTES))
-    with RecordFile(path, write=True) as store:
-        # Before the first batch, so that a kill in it leaves a store of ours.
-        store.write({}, manifest, drop_others=mixed)
-        started = time.perf_counter()
-        _write_batches(store, encoding, pending, wanted, label, batch_size)
-        seconds = time.perf_counter() - started
-        store.write({}, manifest | {"complete": True, "items_per_second": len(pending) / max(seconds, 1e-3)})
+    if former is None or not _is_outdated(former, manifest, precision):
+        _remove(successor)
+        seconds = _filled(path, former, pending, manifest, encoding, wanted, label, batch_size)
+        return ExtractionResult(path, len(pending), len(wanted), seconds, encoding.where)
+    begun, pending = pending_items(successor, wanted, what["encoder"], precision)
+    if begun is not None and _is_outdated(begun, manifest, precision):
+        _remove(successor)
+        begun, pending = None, list(wanted)
+    seconds = _filled(successor, begun, pending, manifest, encoding, wanted, label, batch_size)
+    os.replace(successor, path)
+    sync(path.parent)
+    _remove(successor)
     return ExtractionResult(path, len(pending), len(wanted), seconds, encoding.where)
+
+
+def _is_outdated(former: dict[str, Any], manifest: dict[str, Any], precision: str) -> bool:
+    """Say whether what is held may not lie beside what would come: of another commit, or not of the precision asked.
+
+    A hub model without a revision may have moved on.
+    """
+    return has_other_precision(former, precision) or any(
+        former[name] != manifest[name] for name in ("commit", "width", "max_tokens")
+    )
+
+
+def _remove(store: Path) -> None:
+    for path in (store, store.with_name(f"{store.name}-lock")):
+        path.unlink(missing_ok=True)
 
 
 def pending_items(
@@ -217,6 +233,31 @@ def pending_items(
     except FeatureStoreError as error:
         raise FeatureStoreError(f"{error}; delete it and run: {prepare_command(path.parent.name)}") from error
     return manifest, [item for item in wanted if held.get(item) != wanted[item]]
+
+
+def _filled(
+    path: Path,
+    former: dict[str, Any] | None,
+    pending: Sequence[str],
+    manifest: dict[str, Any],
+    encoding: Encoding,
+    wanted: Mapping[str, bytes],
+    label: str,
+    batch_size: int,
+) -> float:
+    """Add what is pending to a store; return the seconds of the computation."""
+    tokens = encoding.count_tokens(pending)
+    check_space(path, tokens * encoding.width * 2 + len(pending) * (HEADER_BYTES + _PAGE_BYTES))
+    if former is not None:
+        manifest = manifest | {"precisions": sorted({*former["precisions"], encoding.precision})}
+    with RecordFile(path, write=True) as store:
+        store.write({}, manifest)  # before the first batch, so that a kill in it leaves a store of ours
+        started = time.perf_counter()
+        _write_batches(store, encoding, pending, wanted, label, batch_size)
+        seconds = time.perf_counter() - started
+        rate = len(pending) / max(seconds, 1e-3)
+        store.write({}, manifest | {"complete": True, "items_per_second": rate})
+    return seconds
 
 
 def _write_batches(

@@ -127,7 +127,6 @@ class RecordFile:
         manifest: Mapping[str, Any] | None = None,
         *,
         delete: Iterable[str] = (),
-        drop_others: bool = False,
     ) -> None:
         """Add or replace records, and the manifest if one is given, in one transaction and in the order of their keys.
 
@@ -135,7 +134,6 @@ class RecordFile:
             records: content by key.
             manifest: the new manifest; None = leave it as it is.
             delete: keys of records that go.
-            drop_others: delete everything that the file held before.
 
         Raises:
             FeatureStoreError: the disk is full or the file cannot be written.
@@ -148,8 +146,6 @@ class RecordFile:
             while True:
                 try:
                     with self._lmdb.begin(write=True) as transaction:
-                        if drop_others:
-                            transaction.drop(self._lmdb.open_db(txn=transaction), delete=False)
                         for key in delete:
                             transaction.delete(key.encode())
                         for name in sorted(items):

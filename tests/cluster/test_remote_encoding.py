@@ -16,7 +16,7 @@ from corpora import make_corpus, write_amazon
 
 from odmt.config import PrepareConfig, TextEncoderConfig
 from odmt.data.interactions import read_catalogue, read_interactions
-from odmt.errors import ConfigError, DataError, FeatureStoreError, OdmtError
+from odmt.errors import ConfigError, DataError, FeatureStoreError, OdmtError, ServiceError
 from odmt.experiment.prepare import prepare
 from odmt.experiment.prepare_plan import PreparePlan
 from odmt.features.demo_encoders import TINY_IMAGE, TINY_TEXT
@@ -175,6 +175,19 @@ def test_a_batch_that_ends_every_process_is_given_up_and_named(connected, hub_en
     encoding = hub_encoding(_encode_titles=die)
     with pytest.raises(DataError, match=r"the batch from item 'b' on was lost .* run the same command again"):
         list(encoding.run([["b", "a"]]))
+
+
+def test_what_ray_cannot_run_is_told_as_a_fault_of_the_service(monkeypatch):
+    import ray
+
+    from odmt.cluster.remote_encoding import _get
+
+    def unschedulable(reference):
+        raise ray.exceptions.TaskUnschedulableError("no node has a GPU")
+
+    monkeypatch.setattr(ray, "get", unschedulable)
+    with pytest.raises(ServiceError, match=r"Ray could not run the task that loads x \(.*no node has a GPU.*\); what"):
+        _get("that loads x", None)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ SOURCE = Source(
 )
 PICTURES = Pictures(folder="/somewhere/images", nested=True)
 RECORD = ImportRecord(
-    "/somewhere", "amazon-2018", {"x.gz": [5, 6]}, [5, 5, None, 1], [5, 5], PICTURES, SOURCE.notes, ""
+    "/somewhere", "amazon-2018", {"x.gz": [5, 6]}, [5, 5, None, 1], [5, 5], PICTURES, SOURCE.notes, "", None
 )
 
 

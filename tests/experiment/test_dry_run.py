@@ -12,6 +12,7 @@ from odmt.experiment.dry_run import forecast_stages
 from odmt.experiment.prepare import prepare
 from odmt.experiment.prepare_plan import PreparePlan
 from odmt.features.demo_encoders import TINY_IMAGE, TINY_TEXT
+from odmt.features.store import feature_store_path
 from odmt.home import Home
 
 TINY = {"tiny_encoders": True, "text_encoders": (TINY_TEXT,), "image_encoders": (TINY_IMAGE,)}
@@ -58,6 +59,24 @@ def test_after_everything_all_is_up_to_date(corpus, home, tmp_path):
     assert said["features"].count("up to date") == 2
     assert "would read back" in said["verify"]
     assert sorted((path, path.stat().st_mtime_ns) for path in home.root.rglob("*")) == before
+
+
+def test_a_store_that_the_run_would_refuse_is_told(corpus, home, tmp_path):
+    source = write_amazon(tmp_path / "s", corpus)
+    plan, _ = forecast(home, source)
+    prepare(home, plan)
+    feature_store_path(home, "arts", TINY_TEXT).write_bytes(b"junk" * 5000)
+    said = forecast(home, source)[1]["features"].splitlines()
+    assert said[0].startswith("cannot extract text features of ./encoders/text: ")
+    assert "is not a readable LMDB file" in said[0]
+    assert said[1].startswith("up to date: image features")
+
+
+def test_only_the_two_tiny_encoders_are_made(corpus, home, tmp_path):
+    other = TINY | {"text_encoders": (TextEncoderConfig(model="./encoders/bert"),)}
+    said = forecast(home, write_amazon(tmp_path / "s", corpus), other)[1]["features"].splitlines()
+    assert said[0].startswith("cannot extract text features of ./encoders/bert: ")
+    assert said[1].startswith("would make a tiny encoder and extract image features")
 
 
 def test_a_grown_source_counts_only_what_is_new(corpus, home, tmp_path):

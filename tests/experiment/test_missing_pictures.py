@@ -193,6 +193,17 @@ def test_a_fetched_picture_that_broke_is_fetched_again_once_it_is_away(corpus, h
     assert prepare(home, plan(None, "drop", download=True))[1].summary.startswith("28 pictures, 1 read now")
 
 
+def test_why_a_picture_is_broken_is_still_told_when_the_source_is_gone(corpus, home, tmp_path, shop):
+    source = write_amazon_2018(tmp_path / "s", corpus, address=shop.root)
+    (source / "images").mkdir()
+    for item, content in corpus.pictures.items():
+        (source / "images" / f"{item}.png").write_bytes(content if item != "i0001" else b"broken")
+    assert "is no JPEG" in _reason(home, source)
+    shutil.rmtree(source)
+    assert not prepare(home, plan(None, "drop"))[1].changed
+    assert prepare(home, plan(None, "drop", download=True))[1].notes[0] == "1 pictures fetched, 0 of 1 failed"
+
+
 def test_pictures_that_went_with_their_folder_are_kept_until_that_is_taken(corpus, home, tmp_path):
     source = write_amazon(tmp_path / "s", corpus)
     prepare(home, plan(source))

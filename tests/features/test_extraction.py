@@ -195,12 +195,13 @@ def test_a_store_that_was_opened_and_never_written_counts_as_empty(home, path, c
 
 @pytest.mark.parametrize("changes", [{"commit": "new"}, {"max_tokens": 4}])
 def test_features_of_two_versions_of_an_encoder_are_never_mixed(home, path, changes):
-    fill(path, Encoder(), dict(list(digests().items())[:100]))
-    cut_off = Encoder(batches=1, **changes)
+    former, cut_off = Encoder(), Encoder(batches=1, **changes)
+    fill(path, former, dict(list(digests().items())[:100]))
     with pytest.raises(KeyboardInterrupt):
         fill(path, cut_off)
-    with RecordFile(path) as store, store.view() as view:
-        assert {item for item in ITEMS if view.get(item)} == set(cut_off.items)
+    for file, encoder in ((path, former), (path.with_name(f"{path.name}.next"), cut_off)):
+        with RecordFile(file) as store, store.view() as view:
+            assert {item for item in ITEMS if view.get(item)} == set(encoder.items)
     assert fill(path, Encoder(**changes)) == 150 - 64
     load_features(home, "arts", HUB, CATALOGUE)
 
@@ -245,6 +246,24 @@ def test_a_store_of_another_precision_than_the_one_asked_for_is_extracted_again(
     assert precisions(path) == ["bf16"]
     assert fill(path, Encoder(precision="bf16"), precision="bf16") == 0
     load_features(home, "arts", HUB, CATALOGUE)
+
+
+def test_features_stay_until_those_of_another_precision_are_whole(home, path):
+    fill(path, Encoder())
+    with pytest.raises(KeyboardInterrupt):
+        fill(path, Encoder(batches=1, precision="bf16"), precision="bf16")
+    assert precisions(path) == ["fp32"]
+    load_features(home, "arts", HUB, CATALOGUE)
+    assert fill(path, Encoder()) == 0  # and whoever no longer wants the others is rid of them
+    assert [file.name for file in path.parent.iterdir() if ".next" in file.name] == []
+
+
+def test_a_successor_of_a_third_precision_is_begun_anew(path):
+    fill(path, Encoder())
+    with pytest.raises(KeyboardInterrupt):
+        fill(path, Encoder(batches=1, precision="bf16"), precision="bf16")
+    assert fill(path, Encoder(precision="fp16"), precision="fp16") == 150
+    assert precisions(path) == ["fp16"]
 
 
 def test_a_store_of_two_precisions_becomes_one_of_the_one_asked_for(path):

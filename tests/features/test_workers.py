@@ -6,6 +6,7 @@ import sys
 
 import psutil
 import pytest
+from processes import surviving
 
 from odmt.errors import DataError
 from odmt.features.workers import ordered_map
@@ -24,14 +25,6 @@ if __name__ == "__main__":
 """
 
 
-def lives(process):
-    """A process that ended counts as gone even where nobody takes notice of its end."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 @pytest.mark.slow
 def test_workers_end_when_the_first_process_is_killed(tmp_path):
     script = tmp_path / "endless.py"
@@ -41,9 +34,9 @@ def test_workers_end_when_the_first_process_is_killed(tmp_path):
         children = psutil.Process(process.pid).children(recursive=True)
         process.kill()
     assert len(children) >= 2
-    _, alive = psutil.wait_procs([one for one in children if lives(one)], timeout=20)
+    alive = surviving(children)
     try:
-        assert [one for one in alive if lives(one)] == []
+        assert alive == []
     finally:
         for one in alive:
             one.kill()
