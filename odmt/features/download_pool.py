@@ -48,16 +48,16 @@ def fetch_all(
     Raises:
         ServiceError: too many items in a row got no answer from any server.
     """
-    todo: queue.SimpleQueue[tuple[str, Sequence[str]]] = queue.SimpleQueue()
+    waiting: queue.SimpleQueue[tuple[str, Sequence[str]]] = queue.SimpleQueue()
     for entry in wanted.items():
-        todo.put(entry)
+        waiting.put(entry)
     done: queue.SimpleQueue[Outcome | BaseException] = queue.SimpleQueue()
     stop, decoding = threading.Event(), threading.Lock()
 
     def work() -> None:
         try:
             with Fetcher(settings, user_agent, base_wait_seconds, stop, decoding) as fetcher:
-                _work(fetcher, todo, done, keep, stop)
+                _work(fetcher, waiting, done, keep, stop)
         except Stopped:
             return
         except BaseException as error:  # the consumer's to raise
@@ -79,14 +79,14 @@ def fetch_all(
 
 def _work(
     fetcher: Fetcher,
-    todo: "queue.SimpleQueue[tuple[str, Sequence[str]]]",
+    waiting: "queue.SimpleQueue[tuple[str, Sequence[str]]]",
     done: "queue.SimpleQueue[Outcome | BaseException]",
     keep: Callable[[str, Picture], None],
     stop: threading.Event,
 ) -> None:
     while not stop.is_set():
         try:
-            item, urls = todo.get_nowait()
+            item, urls = waiting.get_nowait()
         except queue.Empty:
             return
         found = fetcher.fetch(urls)
