@@ -21,7 +21,8 @@ def png(colour, size=(4, 3)):
 
 RED = png("red")
 HTML = b"<!DOCTYPE html><html><body>gone</body></html>"
-DRIPS = 60  # parts 0.05 s apart: 3 s, far beyond every deadline of these tests
+DRIPS = 600  # parts 0.05 s apart: 30 s, far beyond every deadline of these tests
+SOON = 10.0  # seconds: long before that
 
 
 class PictureServer(ThreadingHTTPServer):

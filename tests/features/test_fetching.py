@@ -5,7 +5,7 @@ import time
 from email.utils import formatdate
 
 import pytest
-from picture_server import DRIPS, HTML, RED, answer, fetch, head, raw, redirect
+from picture_server import DRIPS, HTML, RED, SOON, answer, fetch, head, raw, redirect
 from requests.utils import get_netrc_auth
 
 from odmt.features import fetching
@@ -47,7 +47,7 @@ def test_the_body_of_a_redirect_is_not_waited_for(shop):
     parts = [b"HTTP/1.1 302 Found\r\nLocation: /red\r\nContent-Length: 1000\r\n\r\n", *[b"x"] * DRIPS]
     started = time.monotonic()
     assert fetch(shop.serve("a", raw(*parts, every=0.05))).content == RED
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < SOON
 
 
 @pytest.mark.parametrize(
@@ -149,17 +149,17 @@ def test_a_proxy_of_the_environment_is_used_and_its_answers_have_to_come_in_time
     shop.serve("drip", raw(b"HTTP/1.1 200 OK\r\nX: ", *[b"x"] * DRIPS, every=0.05))
     started = time.monotonic()
     assert fetch("http://shop.example/drip", download_timeout_seconds=0.3, download_retries=0).passing
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < SOON
 
 
 def test_a_wait_and_a_body_end_when_told_to_stop(shop):
     for url in (
         shop.serve("a", answer(b"", 503, Retry_After=100)),
-        shop.serve("b", raw(head(b"Content-Length: 9999999"), *[bytes(100_000)] * DRIPS, every=0.05)),
+        shop.serve("b", raw(head(b"Content-Length: 9999999"), *[bytes(10_000)] * DRIPS, every=0.05)),
     ):
         stop = threading.Event()
         threading.Timer(0.3, stop.set).start()
         started = time.monotonic()
         with pytest.raises(Stopped):
             fetch(url, stop=stop)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < SOON

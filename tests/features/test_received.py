@@ -6,7 +6,7 @@ import time
 import tracemalloc
 
 import pytest
-from picture_server import DRIPS, HTML, RED, answer, fetch, head, raw
+from picture_server import DRIPS, HTML, RED, SOON, answer, fetch, head, raw
 from PIL import Image
 
 from odmt.features.fetching import Failure
@@ -45,15 +45,15 @@ def test_a_server_that_drips_is_left_at_the_deadline(shop, parts, reason):
     started = time.monotonic()
     found = fetch(shop.serve("a", raw(*parts, every=0.05)), download_timeout_seconds=0.3, download_retries=0)
     assert (found.reason, found.passing) == (reason, True)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < SOON
 
 
 def test_a_server_that_says_nothing_is_left_at_the_timeout(shop):
     started = time.monotonic()
-    url = shop.serve("a", raw(b"", b"", every=3))
+    url = shop.serve("a", raw(b"", b"", every=30))
     found = fetch(url, download_timeout_seconds=0.3, download_retries=0)
     assert found == Failure("127.0.0.1 does not answer within 0.3 s", passing=True, silent=True)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < SOON
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_too_many_bytes_are_refused_before_they_are_read(shop):
     url = shop.serve("a", raw(head(b"Content-Length: 101"), *[b"x"] * DRIPS, every=0.05))
     started = time.monotonic()
     assert fetch(url, download_max_bytes=100) == Failure("has more than 100 bytes (download_max_bytes)")
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < SOON
     assert shop.asked == ["a"]
 
 
@@ -96,7 +96,7 @@ def test_too_many_bytes_are_refused_while_they_are_read(shop, start):
     url = shop.serve("a", raw(start + bytes(200_000), *[bytes(10)] * DRIPS, every=0.05))
     started = time.monotonic()
     assert fetch(url, download_max_bytes=99_999) == Failure("has more than 99,999 bytes (download_max_bytes)")
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < SOON
     assert shop.asked == ["a"]
 
 
