@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from odmt.data.ownership import owned, sweep
+from odmt.data.sources.forms import find_source
 from odmt.experiment.features_stage import check_encoders, run_features
 from odmt.experiment.images_stage import run_images
 from odmt.experiment.import_stage import run_import
@@ -39,7 +40,9 @@ def prepare(home: Home, plan: PreparePlan, on_stage: Callable[[StageReport], Non
         FeatureStoreError: a store is unreadable, the disk is too small, or what was written does not read back.
         ServiceError: pictures are to be fetched and their server cannot be reached.
     """
-    source_folder(home, plan)  # without source and import there is nothing to do
+    source = source_folder(home, plan)
+    if "import" in plan.stages and source is not None and not plan.generate_demo:
+        find_source(source, plan.settings.form)  # what is wrong with it is told before what may be with an encoder
     if "features" in plan.stages:
         check_encoders(home, plan)
     reports = []

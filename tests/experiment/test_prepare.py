@@ -243,6 +243,10 @@ def test_the_command_ends_with_3_and_one_sentence_on_bad_data(folder, launch, mo
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
+    assert launch("prepare")(["--dataset", "nowhere", "--source", str(folder / "nowhere")]) == 3
+    assert capsys.readouterr().err.startswith(
+        f"error: {folder / 'nowhere'}: is not a folder; expected one with\n  amaz"
+    )
     assert launch("prepare")(["--dataset", "nowhere"]) == 3
     assert "--dataset nowhere --source DIR" in capsys.readouterr().err
 

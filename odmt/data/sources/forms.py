@@ -25,7 +25,7 @@ def find_source(folder: Path, wanted: str = "auto") -> Found:
         DataError: there are several.
     """
     if not folder.is_dir():
-        raise MissingDataError(f"{folder}: is not a folder; expected one with {_layouts(wanted)}")
+        raise MissingDataError(f"{folder}: is not a folder; expected one with{_layouts(wanted)}")
     found: list[Found] = []
     halves: list[MissingDataError] = []
     for form in FORMS.values():
@@ -44,7 +44,7 @@ def find_source(folder: Path, wanted: str = "auto") -> Found:
         return found[0]
     if halves:
         raise halves[0]
-    raise MissingDataError(f"{folder}: holds no source that is known; expected {_layouts(wanted)}")
+    raise MissingDataError(f"{folder}: holds no source that is known; expected{_layouts(wanted)}")
 
 
 def wanted_of(form: Form, min_user: int | None, min_item: int | None, max_users: int | None, seed: int) -> Wanted:
@@ -56,5 +56,5 @@ def wanted_of(form: Form, min_user: int | None, min_item: int | None, max_users:
 
 def _layouts(wanted: str) -> str:
     if wanted in FORMS:
-        return FORMS[wanted].layout
+        return f" {FORMS[wanted].layout}"
     return "".join(f"\n  {form.name}: {form.layout}" for form in FORMS.values())
