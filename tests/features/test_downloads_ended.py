@@ -30,6 +30,7 @@ def start(folder, urls):
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(folder), json.dumps(urls)],
         stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's children ignore it
         env=os.environ | {"PYTHONPATH": path},
         text=True,
     )
