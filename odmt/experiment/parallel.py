@@ -187,6 +187,10 @@ class _Watch:
         dead = [sentinels[one] for one in found if one in sentinels]
         if dead and self._wake not in found:
             dead[0].join()
+            for _ in range(100):  # another thread may have taken its code from the system and not noted it yet
+                if dead[0].exitcode is not None:
+                    break
+                time.sleep(0.01)
             self.dead = f"{dead[0].name} ended with exit code {dead[0].exitcode}"
             if dist.is_initialized() and dist.get_backend() == "nccl":  # Gloo notices by itself
                 dist.distributed_c10d._abort_process_group()
