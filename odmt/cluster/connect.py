@@ -1,5 +1,6 @@
 """Where Ray runs: a local one of our own, or the one that RAY_ADDRESS names; never one that happens to be there."""
 
+import gc
 import logging
 import os
 import shutil
@@ -119,10 +120,21 @@ def _own_handlers() -> Iterator[None]:
 
 
 def disconnect() -> None:
-    """Leave Ray; a local one ends."""
+    """Leave Ray; a local one ends.
+
+    Garbage is collected before and not meanwhile: a reference to an object of Ray's that is found by another thread's
+    collection while Ray shuts down makes Ray end the whole process, at once and without a word (exit code 1).
+    """
     import ray
 
-    ray.shutdown()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        gc.collect()
+        ray.shutdown()
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def store_bytes(feature_bytes: int) -> int:

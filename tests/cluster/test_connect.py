@@ -1,10 +1,12 @@
+import gc
 import shutil
 import socket
+import weakref
 from types import SimpleNamespace
 
 import pytest
 
-from odmt.cluster.connect import choose_place, connect, store_bytes
+from odmt.cluster.connect import choose_place, connect, disconnect, store_bytes
 from odmt.cluster.storage import writable_folder
 from odmt.errors import ConfigError, ServiceError
 
@@ -34,6 +36,19 @@ def test_a_ray_that_does_not_answer_is_an_error_at_once(monkeypatch):
         monkeypatch.setenv("RAY_ADDRESS", address)
         with pytest.raises(ServiceError, match=f"Ray at {address} does not answer: .*unset RAY_ADDRESS"):
             connect(choose_place("auto"), feature_bytes=0)
+
+
+def test_no_reference_is_collected_while_ray_shuts_down(monkeypatch):
+    class Cyclic:
+        def __init__(self):
+            self.me = self
+
+    garbage = weakref.ref(Cyclic())
+    seen = []
+    monkeypatch.setattr("ray.shutdown", lambda: seen.append((garbage() is None, gc.isenabled())))
+    disconnect()
+    assert seen == [(True, False)]
+    assert gc.isenabled()
 
 
 def test_the_object_store_holds_the_features_or_says_what_is_missing(monkeypatch):
