@@ -4,17 +4,17 @@ import dataclasses
 import heapq
 import itertools
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 
-from odmt.config import RunConfig
 from odmt.tuning.event_log import EventLog, decode, encode
 from odmt.tuning.identity import open_study
 from odmt.tuning.journal import Assignment, Journal
 from odmt.tuning.samplers import grid
 from odmt.tuning.space import Space
-from odmt.tuning.state import CONTINUE, METRIC, Study, apply
-from parts.efficiency_table import Curve, Table, key_of
+from odmt.tuning.folding import apply
+from odmt.tuning.state import CONTINUE, METRIC, Study
+from parts.efficiency_table import Curve, Table
 
 
 class Point(NamedTuple):
@@ -67,32 +67,7 @@ class MemoryLog:
         apply(self.study, decode(encode({"kind": kind, "time": self.now, **fields})[:-1]))
 
 
-class KnownSpace(Space):
-    """A small space that remembers what it said: a replay asks about the same few values again and again."""
-
-    @classmethod
-    def of(cls, space: Space) -> "KnownSpace":
-        """Return the same space, remembering."""
-        return cls(**{field.name: getattr(space, field.name) for field in dataclasses.fields(space)})
-
-    def config_for(self, values: Mapping[str, Any]) -> RunConfig:
-        """See ``Space``."""
-        known: dict[str, RunConfig] = self.__dict__.setdefault("_configs", {})
-        key = key_of(values)
-        if key not in known:
-            known[key] = super().config_for(values)
-        return known[key]
-
-    def canonical(self, values: Mapping[str, Any]) -> str:
-        """See ``Space``."""
-        known: dict[str, str] = self.__dict__.setdefault("_texts", {})
-        key = key_of(values)
-        if key not in known:
-            known[key] = super().canonical(values)
-        return known[key]
-
-
-def searched(space: Space, method: Method, seed: int) -> KnownSpace:
+def searched(space: Space, method: Method, seed: int) -> Space:
     """Return the space as one search of one method sees it.
 
     Nobody begins at a chosen place: the first trial of a sampler is a combination drawn by the search seed, which is
@@ -107,7 +82,7 @@ def searched(space: Space, method: Method, seed: int) -> KnownSpace:
             order = tuple(draw.sample(values, len(values)))
             axes[path] = dataclasses.replace(axis, **{"values" if axis.kind == "choice" else "grid": order})
     known = dataclasses.replace(
-        KnownSpace.of(space),
+        space,
         axes=axes,
         sampler=dataclasses.replace(space.sampler, name=method.sampler, seed=seed),
         scheduler=dataclasses.replace(space.scheduler, name=method.scheduler),
@@ -127,7 +102,13 @@ def replay(space: Space, table: Table, at_once: int) -> Iterator[Point]:
     log = MemoryLog()
     open_study(cast(EventLog, log), "replay", space, "table", extend=False)
     journal = Journal(space, cast(EventLog, log))
-    clock = _Clock(table)
+    try:
+        yield from _reports(journal, log, _Clock(table), at_once)
+    finally:
+        journal.close()
+
+
+def _reports(journal: Journal, log: MemoryLog, clock: "_Clock", at_once: int) -> Iterator[Point]:
     epochs, finished_seconds = 0, 0.0
     clock.begin_trials(journal, at_once)
     while clock.running:
