@@ -29,7 +29,11 @@ fixed:
   model: {{embedding_dim: 32, id_init: random}}
   train: {{max_epochs: {epochs}, grad_clip: {seconds}}}
 incumbent:
-  {{train.learning_rate: 1e-3, train.weight_decay: 0.1, fusion.dropout: 0.1, sequence.dropout: 0.1, distill.temperature: 0.5}}
+  train.learning_rate: 1e-3
+  train.weight_decay: 0.1
+  fusion.dropout: 0.1
+  sequence.dropout: 0.1
+  distill.temperature: 0.5
 axes:
   train.learning_rate: {{type: loguniform, low: 1e-4, high: 1e-2}}
   train.weight_decay: {{type: uniform, low: 0.0, high: 1.0}}
