@@ -1,4 +1,4 @@
-"""Figures over time and over evaluators: learning curves, best so far, importance, rungs. The page colours their text."""
+"""Figures over time and over evaluators: learning curves, best so far, importance, rungs; the page colours text."""
 
 import math
 from collections.abc import Iterable, Sequence
