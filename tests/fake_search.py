@@ -173,7 +173,7 @@ def fake_epochs(config, checkpoints, seconds):
     saved = folder / "history.json"
     history = json.loads(saved.read_text()) if saved.exists() else []
     for epoch, value in enumerate(history, start=1):
-        yield EpochResult(epoch, {"valid/ndcg_at_10": value}, 0.1, folder)
+        yield EpochResult(epoch, {"valid/ndcg_at_10": value}, 0.1, folder, replayed=True)
     for epoch in range(len(history) + 1, config.train.max_epochs + 1):
         time.sleep(seconds)
         with open(folder.parent.parent / "executed.txt", "a") as file:

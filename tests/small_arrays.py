@@ -74,3 +74,13 @@ def small_arrays(*, users=30, items=20, max_seq_len=4, seed=0, cyclic=False):
         max_seq_len=max_seq_len,
     )
     return TrialArrays(split, ragged(rng, items + 2, 6, 5), ragged(rng, items + 2, 7, 3))
+
+
+def numbers(results):
+    """Return the metrics of results without the one that is a time."""
+    return [without_times(result.metrics) for result in results]
+
+
+def without_times(metrics):
+    """Leave out the metric that is no function of the run."""
+    return {name: value for name, value in metrics.items() if name != "cost/seconds_per_user"}

@@ -9,6 +9,7 @@ from odmt.config.data_sections import (
     TextEncoderConfig,
     names_folder,
 )
+from odmt.config.inert import effective_values, inert_paths
 from odmt.config.loading import dotted_values, from_mapping, read_yaml, replace_values, to_mapping
 from odmt.config.model_sections import DistillConfig, FusionConfig, LossConfig, ModelConfig, SequenceConfig
 from odmt.config.sections import CheckpointConfig, RunConfig, TrainConfig
@@ -29,7 +30,9 @@ __all__ = [
     "TextEncoderConfig",
     "TrainConfig",
     "dotted_values",
+    "effective_values",
     "from_mapping",
+    "inert_paths",
     "names_folder",
     "read_yaml",
     "replace_values",

@@ -1,22 +1,26 @@
 """One training run: built, resumed where it stopped, trained, checkpointed."""
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from odmt.config import RunConfig
-from odmt.evaluation.evaluator import Evaluation
+from odmt.evaluation.evaluator import Evaluation, Evaluator
 from odmt.evaluation.metrics import SELECTION_METRIC
 from odmt.experiment.arrays import TrialArrays
 from odmt.experiment.build import build_evaluator, build_run, choose_device, validation_targets
 from odmt.experiment.parallel import process_group
+from odmt.model.recommender import SequentialRecommender
 from odmt.training.checkpoint import Checkpoint, CheckpointFolder, best_epoch_of
 from odmt.training.optim import torch_settings
 from odmt.training.trainer import Step, TrainedEpoch, fit
 
 SELECTION = f"valid/{SELECTION_METRIC}"
 """Epochs, trials and checkpoints are chosen by the highest value of this metric."""
+PARAMETERS, SECONDS_PER_USER = "cost/parameters", "cost/seconds_per_user"
+"""What a model costs: trainable numbers; time to encode all items and rank the validation users, by their count."""
 
 
 class EpochResult(NamedTuple):
@@ -24,10 +28,11 @@ class EpochResult(NamedTuple):
 
     Attributes:
         epoch: counted from 1.
-        metrics: ``valid/...`` (fused head; the others as ``valid/<head>/...``), ``train/{loss,ce,kd}``.
+        metrics: ``valid/...`` (fused head; the others as ``valid/<head>/...``), ``train/{loss,ce,kd}``, ``cost/...``.
         seconds: training and validation together.
         checkpoint: folder of the state after this epoch; None where none was due.
         is_last: the run ends here: its last epoch, or early stopping.
+        replayed: told from a checkpoint, not run now.
     """
 
     epoch: int
@@ -35,6 +40,7 @@ class EpochResult(NamedTuple):
     seconds: float
     checkpoint: Path | None
     is_last: bool = False
+    replayed: bool = False
 
 
 def training_run(
@@ -67,7 +73,7 @@ def training_run(
     ended_at = _ended_at(config, history)
     for entry in history:
         path = checkpoints.of_epoch(entry["epoch"]) if checkpoints is not None else None
-        yield EpochResult(entry["epoch"], entry["metrics"], entry["seconds"], path, entry["epoch"] == ended_at)
+        yield EpochResult(entry["epoch"], entry["metrics"], entry["seconds"], path, entry["epoch"] == ended_at, True)
     if ended_at is not None:
         return
     with ExitStack() as stack:
@@ -75,14 +81,31 @@ def training_run(
         shard, where = stack.enter_context(process_group(config, arrays, saved, where))
         run = build_run(config, arrays, saved, where, shard)
         evaluator = build_evaluator(config, arrays, validation_targets(arrays), run.features)
-        epochs = fit(run.step, run.batches, evaluator.measure, config.train, epochs_done=len(history))
+        measured = _Timed(evaluator)
+        epochs = fit(run.step, run.batches, measured, config.train, epochs_done=len(history))
+        parameters = float(sum(weight.numel() for weight in run.step.model.parameters() if weight.requires_grad))
         for done in epochs:
-            history.append({"epoch": done.epoch, "seconds": done.seconds, "metrics": _named(done)})
+            costs = {PARAMETERS: parameters, SECONDS_PER_USER: measured.seconds / evaluator.targets.num_users}
+            history.append({"epoch": done.epoch, "seconds": done.seconds, "metrics": _named(done) | costs})
             is_last = _ended_at(config, history) is not None
             path = _save(checkpoints, run.step, history, done.valid, is_last) if checkpoints is not None else None
             yield EpochResult(done.epoch, history[-1]["metrics"], done.seconds, path, is_last)
             if is_last:
                 return
+
+
+class _Timed:
+    """Measures a model, and how long that takes."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self._evaluator = evaluator
+        self.seconds = 0.0
+
+    def __call__(self, model: SequentialRecommender) -> Evaluation:
+        started = time.perf_counter()
+        found = self._evaluator.measure(model)
+        self.seconds = time.perf_counter() - started
+        return found
 
 
 def _ended_at(config: RunConfig, history: list[dict[str, Any]]) -> int | None:

@@ -1,7 +1,9 @@
 """Run a study: from the event log, through Ray, back to the event log."""
 
+import os
 import shutil
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +15,7 @@ from typing import Any
 from odmt.cluster.connect import Place, check_reachable, choose_place, connect, disconnect, num_cpus, num_gpus
 from odmt.cluster.storage import writable_folder
 from odmt.errors import ConfigError, InterruptedStudy, SharedFeaturesError
-from odmt.home import Home
+from odmt.home import Home, code_version
 from odmt.tuning.callbacks import MirrorListener
 from odmt.tuning.event_log import EventLog
 from odmt.tuning.identity import open_study
@@ -101,6 +103,7 @@ def _search(
     options.say(f"Ray: {place.sentence}")
     journal = Journal(space, log)
     with ExitStack() as stack:
+        stack.callback(journal.close)
         connect(place, feature_bytes=feature_bytes, num_cpus=options.local_cpus, temp_dir=options.ray_folder)
         stack.callback(disconnect)
         stack.enter_context(stopping_on_signals(journal))
@@ -108,6 +111,15 @@ def _search(
         options.say(
             f"{concurrent} trials at once, each with {cpus:g} CPUs and {gpus:g} GPUs; "
             f"sampler {space.sampler.name}, scheduler {space.scheduler.name}"
+        )
+        log.commit(
+            "opened",
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            code=code_version(),
+            cpus=cpus,
+            gpus=gpus,
+            concurrent=concurrent,
         )
         from odmt.cluster.shared_features import check_all, share
         from odmt.tuning.trial import TrialJob, threads_for
@@ -138,18 +150,17 @@ def _fit(journal: Journal, folder: Path, job: Any, *, cpus: float, gpus: float, 
     from odmt.tuning.search import StudyScheduler, StudySearch, StudyStopper
     from odmt.tuning.trial import run_trial
 
-    study = journal.log.study
     shutil.rmtree(folder / "scratch", ignore_errors=True)  # of drivers that were killed; this one owns the study
     scratch = Path(tempfile.mkdtemp(prefix="tune-", dir=writable_folder(folder / "scratch")))
     trainable = tune.with_resources(tune.with_parameters(run_trial, job=job), {"cpu": cpus, "gpu": gpus})
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            num_samples=study.budget - study.num_ended,
+            num_samples=-1,  # attempts are trials to Tune; the searcher says when the study is over
             search_alg=StudySearch(journal),
             scheduler=StudyScheduler(journal),
             max_concurrent_trials=concurrent,
-            reuse_actors=True,
+            reuse_actors=journal.space.resources.reuse_workers,
             trial_name_creator=lambda trial: str(trial.config["trial_id"]),
             trial_dirname_creator=lambda trial: str(trial.config["trial_id"]),
         ),
@@ -158,7 +169,7 @@ def _fit(journal: Journal, folder: Path, job: Any, *, cpus: float, gpus: float, 
             storage_path=str(scratch),
             stop=StudyStopper(journal),
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=2),
+            failure_config=tune.FailureConfig(max_failures=0),  # another attempt is the journal's decision
             checkpoint_config=tune.CheckpointConfig(),
         ),
     )

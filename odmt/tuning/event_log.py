@@ -19,7 +19,8 @@ from typing import Any, Self
 
 from odmt.errors import EventLogError, ServiceError, StudyLockedError
 from odmt.files import sync
-from odmt.tuning.state import Study, apply
+from odmt.tuning.folding import apply
+from odmt.tuning.state import Study
 
 _CRC = ',"crc":"'
 _CRC_LENGTH = len(_CRC) + 8 + len('"}')

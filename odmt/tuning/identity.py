@@ -7,6 +7,8 @@ from importlib import metadata
 from typing import Any
 
 from odmt.errors import SharedFeaturesError, StudyChangedError
+from odmt.home import code_version
+from odmt.tuning.budget import changed, limits
 from odmt.tuning.event_log import EventLog
 from odmt.tuning.space import Space, canonical_json
 from odmt.tuning.state import Study
@@ -40,22 +42,19 @@ def open_study(
     changes = list(differences(study.header["identity"], space.identity()))
     if study.header["data_digest"] != data_digest:
         changes.append(f"prepared data: digest was {study.header['data_digest']}, is {data_digest}")
-    asked = space.budget.trials
-    if asked < study.budget and asked != study.header["trials"]:
-        changes.append(f"budget.trials: was {study.budget}, is {asked}; it can only grow")
-    elif asked > study.budget and not extend:
-        changes.append(f"budget.trials: was {study.budget}, is {asked}; add --extend to allow that")
+    raised = changed(study, space.budget, extend, changes)
     if changes:
         lines = "".join(f"\n  - {change}" for change in changes)
         raise StudyChangedError(f"study {name!r} was made otherwise; use another --study NAME, or undo:{lines}")
-    if asked > study.budget:
-        log.commit("extended", trials=asked)
+    if raised:
+        log.commit("extended", **raised)
 
 
 def _is_same(study: Study, space: Space, data_digest: str) -> bool:
     header = study.header
-    known = (header["identity"], header["data_digest"], header["trials"])
-    return canonical_json(known) == canonical_json((space.identity(), data_digest, space.budget.trials))
+    budget = limits(space.budget)
+    known = (header["identity"], header["data_digest"], {name: header.get(name) for name in budget})
+    return canonical_json(known) == canonical_json((space.identity(), data_digest, budget))
 
 
 def _begin(log: EventLog, name: str, space: Space, data_digest: str, run_digests: Sequence[str]) -> None:
@@ -71,7 +70,9 @@ def _begin(log: EventLog, name: str, space: Space, data_digest: str, run_digests
         identity=space.identity(),
         data_digest=data_digest,
         run_digests=list(run_digests),
-        trials=space.budget.trials,
+        **limits(space.budget),
+        objectives=[[metric, mode] for metric, mode in space.objectives.items()],
+        code=code_version(),
         seed=space.sampler.seed,
         versions={"python": platform.python_version(), **{name: metadata.version(name) for name in _LIBRARIES}},
     )

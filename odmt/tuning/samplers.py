@@ -3,7 +3,6 @@
 A fresh Optuna study and sampler are made for every proposal, so that nothing but the log has to survive a restart.
 """
 
-import hashlib
 import itertools
 import warnings
 from collections.abc import Iterator
@@ -19,12 +18,13 @@ from optuna.distributions import (
     distribution_to_json,
     json_to_distribution,
 )
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.trial import TrialState, create_trial
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from odmt.tuning.axes import Axis
+from odmt.tuning.optuna_samplers import ENDED_PLACE, is_kept, make_sampler
 from odmt.tuning.space import Space
-from odmt.tuning.state import Study, Trial
+from odmt.tuning.state import Reuse, Study, Trial, WarmTrial
 
 MOST_DRAWS = 50
 """So many proposals in a row that equal earlier trials mean that the space is exhausted."""
@@ -32,31 +32,55 @@ MOST_DRAWS = 50
 
 @dataclass(frozen=True)
 class Proposal:
-    """The values of one trial, and what Optuna wants to be told about them later."""
+    """The values of one trial, and what Optuna wants to be told about them later.
+
+    Attributes:
+        source: ``incumbent``, ``sampler``, or ``warm-start STUDY/TRIAL``.
+        equals: the earlier trial that is the same run, if there is one.
+        study_attrs: what the sampler has changed at the study.
+    """
 
     values: dict[str, Any]
     distributions: dict[str, str] = field(default_factory=dict)
     system_attrs: dict[str, Any] = field(default_factory=dict)
+    study_attrs: dict[str, Any] = field(default_factory=dict)
     draws: int = 1
+    source: str = "sampler"
+    equals: str | None = None
 
 
 def propose(space: Space, study: Study) -> Proposal | None:
-    """Return the next trial's values; None = every reachable combination has been tried, or seems to have been.
+    """Return the next proposal; None = every reachable combination has been tried, or seems to have been.
 
-    The incumbent is the first. A proposal that equals an earlier trial is drawn again.
+    The incumbent is the first, then come the warm start's values, best first. A proposal may equal an earlier trial:
+    then the sampler is told that trial's result once more, and asked again.
     """
     if not study.trials:
-        values = {path: space.axes[path].exact(space.incumbent[path]) for path in space.active_axes(space.incumbent)}
-        return Proposal(values, {path: distribution_to_json(distribution(space.axes[path])) for path in values})
-    tried = {space.canonical(trial.values) for trial in study.trials.values()}
+        return _given(space, study, space.incumbent, "incumbent")
+    tried = {space.canonical(trial.values): trial for trial in study.trials.values() if trial.code == study.code}
+    waiting = study.queue[_taken_from_queue(study) :]
+    for warm in waiting[:1]:
+        return _given(space, study, {**space.incumbent, **warm.values}, f"warm-start {warm.study}/{warm.trial}", tried)
+    if study.reused_in_a_row >= MOST_DRAWS:
+        return None
     if space.sampler.name == "grid":
-        left = (values for values in grid(space) if space.canonical(values) not in tried)
+        known = {space.canonical(trial.values) for trial in study.trials.values()}
+        left = (values for values in grid(space) if space.canonical(values) not in known)
         return next((Proposal(values) for values in left), None)
-    for draw in range(1, MOST_DRAWS + 1):
-        proposal = _draw(space, study, draw)
-        if space.canonical(proposal.values) not in tried:
-            return proposal
-    return None
+    return _draw(space, study, study.reused_in_a_row + 1, tried)
+
+
+def _taken_from_queue(study: Study) -> int:
+    """Return how many of the queue have been proposed: all proposals after the incumbent come from it first."""
+    return min(len(study.order) - 1, len(study.queue))
+
+
+def _given(space: Space, study: Study, values: Any, source: str, tried: dict[str, Trial] | None = None) -> Proposal:
+    """Return a proposal that no sampler made."""
+    chosen = {path: space.axes[path].exact(values[path]) for path in space.active_axes(values)}
+    told = {path: distribution_to_json(distribution(space.axes[path])) for path in chosen}
+    same = (tried or {}).get(space.canonical(chosen))
+    return Proposal(chosen, told, source=source, equals=same.trial_id if same else None)
 
 
 def grid(space: Space) -> Iterator[dict[str, Any]]:
@@ -84,36 +108,62 @@ def distribution(axis: Axis) -> BaseDistribution:
 
 
 def rebuilt_study(space: Space, study: Study, sampler: BaseSampler) -> optuna.Study:
-    """Tell Optuna everything in the log: completed, stopped = PRUNED, failed = FAIL, the others as RUNNING."""
-    rebuilt = optuna.create_study(direction="maximize", sampler=sampler)
-    for trial in study.trials.values():
-        rebuilt.add_trial(_frozen(space, trial))
+    """Tell Optuna everything in the log, in the order in which it was proposed.
+
+    To TPE stopped trials are PRUNED. The other samplers would pass over pruned trials and stay random under a
+    scheduler that stops most, so they are told COMPLETE. Failed trials are FAIL, the others RUNNING.
+    """
+    directions = ["maximize" if mode == "max" else "minimize" for _, mode in study.objectives]
+    rebuilt = optuna.create_study(directions=directions, sampler=sampler)
+    for name, value in study.study_attrs.items():
+        rebuilt._storage.set_study_system_attr(rebuilt._study_id, name, value)
+    metrics = [name for name, _ in study.objectives]
+    for warm in study.evidence:
+        rebuilt.add_trial(_frozen_evidence(warm, metrics))
+    for item in study.order:
+        if isinstance(item, Reuse):
+            of = study.trials[item.of]
+            rebuilt.add_trial(_frozen(space, of, metrics, item))
+        else:
+            rebuilt.add_trial(_frozen(space, study.trials[item], metrics))
     return rebuilt
 
 
-def _frozen(space: Space, trial: Trial) -> optuna.trial.FrozenTrial:
-    states = {"completed": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
+def _frozen(space: Space, trial: Trial, metrics: list[str], reuse: Reuse | None = None) -> FrozenTrial:
+    stopped = TrialState.PRUNED if space.sampler.name == "tpe" else TrialState.COMPLETE
+    states = {"completed": TrialState.COMPLETE, "stopped": stopped, "failed": TrialState.FAIL}
     state = states.get(trial.state, TrialState.RUNNING)
     best = trial.best
-    value = best.value if best is not None and state in (TrialState.COMPLETE, TrialState.PRUNED) else None
-    told = {path: json_to_distribution(text) for path, text in trial.distributions.items()}
+    values = None
+    if best is not None and state in (TrialState.COMPLETE, TrialState.PRUNED):
+        values = [best.metrics[name] for name in metrics]
+    source = reuse or trial
+    told = {path: json_to_distribution(text) for path, text in source.distributions.items()}
+    several = len(metrics) > 1
     return create_trial(
         state=state,
-        value=value,
-        params=dict(trial.values),
-        distributions=told or {path: distribution(space.axes[path]) for path in trial.values},
-        system_attrs=dict(trial.system_attrs),
-        intermediate_values={epoch.epoch: epoch.value for epoch in trial.epochs},
+        values=values,
+        params=dict(source.values),
+        distributions=told or {path: distribution(space.axes[path]) for path in source.values},
+        system_attrs={**source.system_attrs, **({ENDED_PLACE: trial.place} if trial.is_ended else {})},
+        intermediate_values={} if several else {epoch.epoch: epoch.value for epoch in trial.epochs},
     )
 
 
-def _draw(space: Space, study: Study, draw: int) -> Proposal:
+def _frozen_evidence(warm: WarmTrial, metrics: list[str]) -> FrozenTrial:
+    told = {path: json_to_distribution(text) for path, text in warm.distributions.items()}
+    assert len(metrics) == 1  # what an earlier study knows is one metric; with several it gives proposals
+    return create_trial(state=TrialState.COMPLETE, value=warm.value, params=dict(warm.values), distributions=told)
+
+
+def _draw(space: Space, study: Study, draw: int, tried: dict[str, Trial]) -> Proposal:
     previous = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Optuna calls multivariate, group and constant_liar experimental
             rebuilt = rebuilt_study(space, study, make_sampler(space, len(study.trials), draw))
+            before = dict(rebuilt._storage.get_study_system_attrs(rebuilt._study_id))
             asked = rebuilt.ask()
             values: dict[str, Any] = {}
             active: list[str] = []
@@ -121,26 +171,15 @@ def _draw(space: Space, study: Study, draw: int) -> Proposal:
                 if space.is_active(axis, values, active):
                     values[path] = axis.exact(_suggest(asked, axis))
                     active.append(path)
+            after = rebuilt._storage.get_study_system_attrs(rebuilt._study_id)
     finally:
         optuna.logging.set_verbosity(previous)
     frozen = rebuilt.get_trials(deepcopy=False)[-1]
     told = {path: distribution_to_json(item) for path, item in frozen.distributions.items()}
-    return Proposal(values, told, dict(frozen.system_attrs), draw)
-
-
-def make_sampler(space: Space, number: int, draw: int) -> BaseSampler:
-    """Return the fresh sampler of one proposal, seeded by the space's seed, the trial's number and the draw."""
-    text = f"{space.sampler.seed}:{number}:{draw}"
-    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
-    if space.sampler.name == "random":
-        return RandomSampler(seed=seed)
-    return TPESampler(
-        seed=seed,
-        n_startup_trials=space.sampler.startup_trials,
-        multivariate=True,
-        group=any(axis.when for axis in space.axes.values()),
-        constant_liar=True,
-    )
+    kept = {name: value for name, value in frozen.system_attrs.items() if is_kept(name)}
+    changed = {name: value for name, value in after.items() if name not in before or before[name] != value}
+    same = tried.get(space.canonical(values))
+    return Proposal(values, told, kept, changed, draw, equals=same.trial_id if same else None)
 
 
 def _suggest(asked: optuna.Trial, axis: Axis) -> Any:

@@ -8,7 +8,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.stopper import Stopper
 
-from odmt.tuning.journal import Journal
+from odmt.tuning.journal import LATER, Journal
 from odmt.tuning.state import CONTINUE
 
 
@@ -37,9 +37,11 @@ class StudySearch(OptunaSearch):
         """Return the next assignment as a trial's configuration, or FINISHED."""
         if self._journal.stopping.is_set():
             return Searcher.FINISHED
-        assignment = self._journal.next_assignment()
+        assignment = self._journal.try_assignment()
         if assignment is None:
             return Searcher.FINISHED
+        if assignment == LATER:
+            return None
         self._own_id[trial_id] = assignment.trial_id
         return {
             "trial_id": assignment.trial_id,
@@ -54,7 +56,7 @@ class StudySearch(OptunaSearch):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Record a trial that died without a word."""
         if error and trial_id in self._own_id:
-            self._journal.lost(self._own_id[trial_id], "its worker process died")
+            self._journal.setback(self._own_id[trial_id], "died", "its worker process died")
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: the event log is the state."""
@@ -82,14 +84,10 @@ class StudyScheduler(FIFOScheduler):
         return str(TrialScheduler.CONTINUE if going_on else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Record a worker that died: a new attempt where Tune starts the trial again, else its end."""
-        own_id = trial.config["trial_id"]
-        if trial.should_recover():
-            # Tune calls this before it queues the trial again with this very mapping.
-            trial.config["attempt"] = self._journal.again(own_id)
-            return
+        """Record a worker that died; another attempt at it is an assignment of its own."""
         lines = str(trial.get_error() or "").strip().splitlines()
-        self._journal.lost(own_id, f"its worker process died; {lines[-1]}" if lines else "its worker process died")
+        reason = f"its worker process died; {lines[-1]}" if lines else "its worker process died"
+        self._journal.setback(trial.config["trial_id"], "died", reason)
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return Shell, ()

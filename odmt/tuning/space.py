@@ -15,11 +15,13 @@ from odmt.config import (
     Section,
     TextEncoderConfig,
     dotted_values,
+    effective_values,
     replace_values,
     to_mapping,
 )
 from odmt.tuning.axes import Axis, same
 from odmt.tuning.sections import BudgetConfig, ResourcesConfig, SamplerConfig, SchedulerConfig
+from odmt.tuning.trials import METRIC
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,9 @@ class Space:
     resources: ResourcesConfig
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     """How the data set is made of its source; read by prepare alone, and no part of a study's identity."""
+    objectives: Mapping[str, str] = field(default_factory=lambda: {METRIC: "max"})
+    """Metrics with ``max`` or ``min``, the validation metric first."""
+    _canonical: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def active_axes(self, values: Mapping[str, Any]) -> list[str]:
         """Return the axes that exist at these values, in the order in which they are proposed."""
@@ -73,9 +78,13 @@ class Space:
         return replace_values(self.base, {**self.resting, **chosen}, self.path)
 
     def canonical(self, values: Mapping[str, Any]) -> str:
-        """Return a text that is equal for values that make the same trial."""
-        resolved = dotted_values(self.config_for(values))
-        return canonical_json({path: resolved[path] for path in self.active_axes(values)})
+        """Return a text that is equal for values that make the same run: settings that do nothing are left out."""
+        key = canonical_json(dict(values))
+        if key not in self._canonical:
+            resolved = effective_values(self.config_for(values))
+            found = {path: resolved[path] for path in self.axes if path in resolved}
+            self._canonical[key] = canonical_json(found)
+        return self._canonical[key]
 
     def incumbent_config(self) -> RunConfig:
         """Return the configuration of the first trial."""
@@ -90,6 +99,7 @@ class Space:
             "incumbent": dict(self.incumbent),
             "sampler": to_mapping(self.sampler),
             "scheduler": to_mapping(self.scheduler),
+            "objectives": dict(self.objectives),
         }
 
     @property

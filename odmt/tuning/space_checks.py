@@ -10,7 +10,9 @@ from typing import Any
 from odmt.config import Section
 from odmt.config.loading import check_type
 from odmt.tuning.axes import same
+from odmt.tuning.scheduler import rungs
 from odmt.tuning.space import Space
+from odmt.tuning.trials import METRIC
 
 _LARGEST_PRODUCT = 1000
 _SHOWN = 12
@@ -58,15 +60,41 @@ def _branch_problems(space: Space, lenient: bool) -> Iterator[str]:
 
 
 def _study_problems(space: Space) -> Iterator[str]:
-    if space.scheduler.name == "asha" and space.scheduler.grace_period >= space.base.train.max_epochs:
+    yield from _sampler_problems(space)
+    if len(space.objectives) > 1 and space.scheduler.name != "none":
+        yield (
+            f"scheduler.name: {space.scheduler.name} stops trials by {METRIC} alone, which would leave holes in the "
+            "front of several objectives; use none"
+        )
+    if space.scheduler.sentinels > space.budget.trials:
+        yield f"scheduler.sentinels: {space.scheduler.sentinels} is more than budget.trials {space.budget.trials}"
+    if space.scheduler.name != "none" and space.scheduler.grace_period >= space.base.train.max_epochs:
         yield (
             f"scheduler.grace_period: {space.scheduler.grace_period} is not below train.max_epochs "
             f"{space.base.train.max_epochs}, so nothing would ever be stopped; use scheduler.name none for that"
+        )
+    if space.scheduler.brackets > 1 and not rungs(
+        space.scheduler, space.base.train.max_epochs, space.scheduler.brackets - 1
+    ):
+        yield (
+            f"scheduler.brackets: bracket {space.scheduler.brackets} of {space.scheduler.brackets} has no rung below "
+            f"train.max_epochs {space.base.train.max_epochs}"
         )
     if space.sampler.name == "grid":
         for path, axis in space.axes.items():
             if axis.grid_values() is None:
                 yield f"axes.{path}: sampler grid needs a list grid: [...] on a {axis.kind} axis"
+
+
+def _sampler_problems(space: Space) -> Iterator[str]:
+    name = space.sampler.name
+    if name == "cmaes" and len(space.objectives) > 1:
+        yield "sampler.name: cmaes has one objective; use nsga2, tpe, gp, qmc, random or grid"
+    for path, axis in space.axes.items():
+        if name == "cmaes" and axis.kind == "choice":
+            yield f"axes.{path}: sampler cmaes knows no choice; use a range, fix it, or another sampler"
+        if name in ("cmaes", "qmc") and axis.when:
+            yield f"axes.{path}.when: sampler {name} knows no conditional axes; fix it, or use tpe, random or grid"
 
 
 def _type_problems(space: Space) -> Iterator[str]:

@@ -9,13 +9,14 @@ from odmt.config.loading import parse_assignments, unknown_key
 from odmt.errors import ConfigError
 from odmt.home import CHECKOUT
 from odmt.tuning.axes import Axis, read_axis
+from odmt.tuning.objectives import read_objectives
 from odmt.tuning.sections import SECTIONS, BudgetConfig, ResourcesConfig, SamplerConfig, SchedulerConfig
 from odmt.tuning.space import Space
 from odmt.tuning.space_checks import space_problems
 
 SectionT = TypeVar("SectionT", bound=Section)
 SHIPPED = CHECKOUT / "search_spaces"
-_KEYS = ("description", "fixed", "incumbent", "axes", *SECTIONS)
+_KEYS = ("description", "fixed", "incumbent", "axes", "objectives", *SECTIONS)
 _DEFAULTS = dotted_values(RunConfig())
 
 
@@ -52,6 +53,7 @@ def read_space(name_or_path: str, assignments: Sequence[str], *, preparing: bool
     budget = _section(BudgetConfig, "budget", mappings["budget"], sets, problems)
     resources = _section(ResourcesConfig, "resources", mappings["resources"], sets, problems)
     prepare = _section(PrepareConfig, "prepare", mappings["prepare"], sets, problems)
+    objectives = read_objectives(mappings["objectives"], problems)
     axes = _read_axes(mappings["axes"], sets, problems)
     fixed = _fixed_values(mappings["fixed"], problems)
     for name, axis in axes.items():
@@ -81,6 +83,7 @@ def read_space(name_or_path: str, assignments: Sequence[str], *, preparing: bool
         budget=budget,
         resources=resources,
         prepare=prepare,
+        objectives=objectives,
     )
     problems = space_problems(space, lenient=bool(sets))
     if problems:

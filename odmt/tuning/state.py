@@ -1,76 +1,83 @@
-"""What a study is: the fold of its events. Live and on replay the same ``apply`` is used, so they cannot drift."""
+"""What a study is: the fold of its events, which ``folding.apply`` makes."""
 
-import math
+import copy
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-METRIC = "valid/ndcg_at_10"
-"""What a search maximises."""
+from odmt.tuning.trials import COMPLETE, CONTINUE, ENDED, FAIL, METRIC, OUTCOME_OF, STOP, Epoch, Trial
 
-CONTINUE, STOP, COMPLETE, FAIL = "continue", "stop", "complete", "fail"
-OUTCOME_OF = {STOP: "stopped", COMPLETE: "completed", FAIL: "failed"}
-ENDED = frozenset(OUTCOME_OF.values())
+__all__ = ["COMPLETE", "CONTINUE", "ENDED", "FAIL", "METRIC", "OUTCOME_OF", "STOP", "Epoch", "Reuse", "Study", "Trial"]
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """One committed report and the scheduler's verdict on it."""
+class Reuse:
+    """A proposal that equalled an earlier trial: told to the sampler with that trial's result, and not run."""
 
-    epoch: int
-    metrics: Mapping[str, float]
-    verdict: str
-    checkpoint: str | None
-    seconds: float
-    time: float
-
-    @property
-    def value(self) -> float:
-        """What the search maximises; NaN where the report had no number."""
-        return self.metrics.get(METRIC, math.nan)
-
-
-@dataclass
-class Trial:
-    """One trial under its own id, whatever Tune calls it."""
-
-    trial_id: str
-    number: int
+    of: str
     values: Mapping[str, Any]
-    config: Mapping[str, Any]
     distributions: Mapping[str, str]
     system_attrs: Mapping[str, Any]
-    draws: int
-    proposed: float
-    state: str = "proposed"
-    attempt: int = 0
-    epochs: list[Epoch] = field(default_factory=list)
-    reason: str | None = None
-    traceback: str | None = None
-    started: float = 0.0
-    ended: float = 0.0
 
-    @property
-    def is_ended(self) -> bool:
-        """Say whether the trial's outcome is settled."""
-        return self.state in ENDED
 
-    @property
-    def best(self) -> Epoch | None:
-        """The epoch with the highest value, the first of equals; None before the first finite report."""
-        finite = [epoch for epoch in self.epochs if math.isfinite(epoch.value)]
-        return max(finite, key=lambda epoch: (epoch.value, -epoch.epoch), default=None)
+@dataclass(frozen=True)
+class WarmTrial:
+    """A trial of an earlier study that this one begins with.
+
+    Attributes:
+        trial: its id there.
+        values: those of its values that are axes here.
+        distributions: how Optuna describes these axes; empty in a proposal.
+        value: the best validation metric there.
+    """
+
+    study: str
+    trial: str
+    values: Mapping[str, Any]
+    distributions: Mapping[str, str]
+    value: float
 
 
 @dataclass
 class Study:
-    """Everything that is known about a study."""
+    """Everything that is known about a study.
+
+    Attributes:
+        order: trials' ids and reused proposals in the order in which the sampler made them.
+        study_attrs: what Optuna's sampler wants to find at the study.
+        evidence: earlier studies' trials that the sampler knows as if they were of this one.
+        queue: values of earlier studies' trials, proposed after the incumbent.
+        seconds_used: time that drivers have searched.
+        device_seconds: GPU seconds times the fraction a trial reserves; CPU seconds times CPUs where it reserves none.
+        limit: the budget that was met: ``time`` or ``gpu-hours``; None = none.
+    """
 
     header: Mapping[str, Any] = field(default_factory=dict)
     trials: dict[str, Trial] = field(default_factory=dict)
+    reused: list[Reuse] = field(default_factory=list)
+    order: list[str | Reuse] = field(default_factory=list)
+    study_attrs: dict[str, Any] = field(default_factory=dict)
+    evidence: list[WarmTrial] = field(default_factory=list)
+    queue: list[WarmTrial] = field(default_factory=list)
     budget: int = 0
+    seconds_allowed: float | None = None
+    gpu_hours_allowed: float | None = None
+    seconds_used: float = 0.0
+    device_seconds: float = 0.0
+    uses_gpu: bool = False
+    devices: float = 0.0
+    limit: str | None = None
     exhausted: bool = False
     tainted: str | None = None
+    opened: int = 0
+    code: str = ""
+    last_time: float | None = None
+    records: int = 0
+    resumed: int = 0
+    epochs_redone: int = 0
+    setbacks: list[Mapping[str, Any]] = field(default_factory=list)
+    aside: dict[str, str] = field(default_factory=dict)
 
     @property
     def num_ended(self) -> int:
@@ -80,17 +87,32 @@ class Study:
     @property
     def wants_proposal(self) -> bool:
         """Say whether another trial is to be proposed."""
-        return len(self.trials) < self.budget and not self.exhausted
+        return len(self.trials) < self.budget and not self.exhausted and self.limit is None
 
     @property
     def finished(self) -> bool:
-        """Say whether nothing is left to do."""
-        return not self.wants_proposal and self.num_ended == len(self.trials)
+        """Say whether nothing is left to do: all trials have ended, or a budget of time has been met."""
+        return self.limit is not None or (not self.wants_proposal and self.num_ended == len(self.trials))
 
     @property
     def interrupted(self) -> list[Trial]:
         """Trials without an outcome, in the order of their numbers."""
         return [trial for trial in self.trials.values() if not trial.is_ended]
+
+    @property
+    def objectives(self) -> list[tuple[str, str]]:
+        """What is searched for: metrics with ``max`` or ``min``, ``METRIC`` first."""
+        return [(name, mode) for name, mode in self.header.get("objectives", [[METRIC, "max"]])]
+
+    @property
+    def reused_in_a_row(self) -> int:
+        """Proposals since the last trial that equalled earlier trials."""
+        count = 0
+        for item in reversed(self.order):
+            if not isinstance(item, Reuse):
+                break
+            count += 1
+        return count
 
     @property
     def best(self) -> Trial | None:
@@ -99,106 +121,13 @@ class Study:
         scored = [(best.value, -trial.number, trial) for trial, best in able if best is not None]
         return max(scored, key=lambda item: item[:2])[2] if scored else None
 
-
-def apply(study: Study, record: Mapping[str, Any]) -> None:
-    """Fold one record into the study.
-
-    Raises:
-        ValueError: the record cannot follow what came before it; the study is unchanged.
-        KeyError: the record lacks a field.
-    """
-    kind = record["kind"]
-    if kind == "header":
-        if study.trials:
-            raise ValueError("a second header after the first trial")
-        study.budget = record["trials"]
-        study.header = record
-        return
-    if not study.header:
-        raise ValueError("a record before the header")
-    if kind not in _APPLY:
-        raise ValueError(f"unknown kind {kind!r}")
-    _APPLY[kind](study, record)
-
-
-def _proposed(study: Study, record: Mapping[str, Any]) -> None:
-    if record["trial"] in study.trials or record["number"] != len(study.trials):
-        raise ValueError(f"trial {record['trial']} number {record['number']} is out of order")
-    study.trials[record["trial"]] = Trial(
-        trial_id=record["trial"],
-        number=record["number"],
-        values=record["values"],
-        config=record["config"],
-        distributions=record["distributions"],
-        system_attrs=record["system_attrs"],
-        draws=record["draws"],
-        proposed=record["time"],
-    )
-
-
-def _started(study: Study, record: Mapping[str, Any]) -> None:
-    trial = _open_trial(study, record)
-    if record["attempt"] != trial.attempt + 1:
-        raise ValueError(f"attempt {record['attempt']} follows attempt {trial.attempt}")
-    trial.attempt = record["attempt"]
-    trial.started = trial.started or record["time"]
-    trial.state = "running"
-
-
-def _epoch(study: Study, record: Mapping[str, Any]) -> None:
-    trial = _open_trial(study, record)
-    if record["epoch"] != len(trial.epochs) + 1:
-        raise ValueError(f"epoch {record['epoch']} follows epoch {len(trial.epochs)}")
-    verdict = record["verdict"]
-    if verdict != CONTINUE and verdict not in OUTCOME_OF:
-        raise ValueError(f"unknown verdict {verdict!r}")
-    metrics = {name: math.nan if value is None else float(value) for name, value in record["metrics"].items()}
-    epoch = Epoch(record["epoch"], metrics, verdict, record["checkpoint"], record["seconds"], record["time"])
-    trial.epochs.append(epoch)
-    if verdict in OUTCOME_OF:
-        _end(trial, OUTCOME_OF[verdict], record.get("reason"), record["time"])
-
-
-def _ended(study: Study, record: Mapping[str, Any]) -> None:
-    if record["state"] not in ENDED:
-        raise ValueError(f"unknown state {record['state']!r}")
-    trial = _open_trial(study, record)
-    trial.traceback = record.get("traceback")
-    _end(trial, record["state"], record["reason"], record["time"])
-
-
-def _extended(study: Study, record: Mapping[str, Any]) -> None:
-    if record["trials"] <= study.budget:
-        raise ValueError(f"{record['trials']} trials do not extend {study.budget}")
-    study.budget = record["trials"]
-
-
-def _exhausted(study: Study, record: Mapping[str, Any]) -> None:
-    del record
-    study.exhausted = True
-
-
-def _tainted(study: Study, record: Mapping[str, Any]) -> None:
-    study.tainted = record["reason"]
-
-
-def _open_trial(study: Study, record: Mapping[str, Any]) -> Trial:
-    trial = study.trials.get(record["trial"])
-    if trial is None or trial.is_ended:
-        raise ValueError(f"trial {record['trial']} is {'unknown' if trial is None else trial.state}")
-    return trial
-
-
-def _end(trial: Trial, state: str, reason: str | None, when: float) -> None:
-    trial.state, trial.reason, trial.ended = state, reason, when
-
-
-_APPLY = {
-    "proposed": _proposed,
-    "started": _started,
-    "epoch": _epoch,
-    "ended": _ended,
-    "extended": _extended,
-    "exhausted": _exhausted,
-    "tainted": _tainted,
-}
+    def snapshot(self) -> "Study":
+        """Return a copy that later records do not change; epochs and values are shared, being immutable."""
+        taken = copy.copy(self)
+        taken.trials = {
+            name: trial if trial.is_ended else dataclasses.replace(trial, epochs=list(trial.epochs))
+            for name, trial in self.trials.items()
+        }
+        taken.reused, taken.order = list(self.reused), list(self.order)
+        taken.study_attrs = dict(self.study_attrs)
+        return taken

@@ -5,6 +5,7 @@ else lives in this function's frame.
 """
 
 import math
+import socket
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -95,6 +96,9 @@ def reports(assignment: Mapping[str, Any], job: TrialJob) -> Iterator[dict[str, 
             "seconds": float(result.seconds),
             "checkpoint": str(result.checkpoint) if result.checkpoint else None,
             "is_last": bool(result.is_last),
+            "replayed": bool(result.replayed),
+            "attempt": assignment["attempt"],
+            "host": socket.gethostname(),
         }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from small_arrays import in_shards, small_arrays, small_config
+from small_arrays import in_shards, numbers, small_arrays, small_config
 
 from odmt.errors import ConfigError, NonFiniteError
 from odmt.experiment import parallel
@@ -50,7 +50,7 @@ def ran(folder, arrays, epochs=None, **sections):
     run = training_run(small_config(**sections), arrays, checkpoints=CheckpointFolder(folder))
     results = list(islice(run, epochs))
     run.close()
-    return [result.metrics for result in results], load_weights(results[-1].checkpoint)
+    return numbers(results), load_weights(results[-1].checkpoint)
 
 
 def assert_close(found, expected):

@@ -3,7 +3,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from small_arrays import small_arrays, small_config
+from small_arrays import numbers, small_arrays, small_config
 
 from odmt.errors import ConfigError, NonFiniteError
 from odmt.evaluation.metrics import ranking_metrics
@@ -42,7 +42,9 @@ def test_every_epoch_is_validated_the_last_one_too(arrays):
     counts = {"valid/repeat_targets", "valid/cold/users", "valid/short_history/users"}
     for result in results:
         assert heads | losses | counts <= result.metrics.keys()
-        assert {name.split("/")[1] for name in result.metrics.keys() - heads - losses - counts} <= {
+        costs = {"cost/parameters", "cost/seconds_per_user"}
+        assert costs <= result.metrics.keys()
+        assert {name.split("/")[1] for name in result.metrics.keys() - heads - losses - counts - costs} <= {
             "cold",
             "short_history",
         }
@@ -59,7 +61,7 @@ def test_training_learns_which_item_follows_which():
 
 def test_equal_seeds_give_equal_runs_and_other_seeds_others(arrays):
     def metrics(seed):
-        return [result.metrics for result in training_run(small_config(train={"max_epochs": 2, "seed": seed}), arrays)]
+        return numbers(training_run(small_config(train={"max_epochs": 2, "seed": seed}), arrays))
 
     assert metrics(3) == metrics(3)
     assert metrics(3) != metrics(4)
@@ -71,7 +73,7 @@ def test_a_resumed_run_is_bitwise_the_undisturbed_one(arrays, tmp_path):
     list(islice(first, 2))
     torch.manual_seed(99)
     second = list(training_run(small_config(), arrays, checkpoints=CheckpointFolder(tmp_path / "parts", attempt=2)))
-    assert [result.metrics for result in second] == [result.metrics for result in whole]
+    assert numbers(second) == numbers(whole)
     expected, found = load_weights(whole[-1].checkpoint), load_weights(second[-1].checkpoint)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 

@@ -8,7 +8,8 @@ import pytest
 
 from odmt.errors import EventLogError, ServiceError, StudyLockedError
 from odmt.tuning.event_log import EventLog, encode, is_owned, read_log
-from odmt.tuning.state import Study, apply
+from odmt.tuning.folding import apply
+from odmt.tuning.state import Study
 
 HEADER = {"study_id": "s", "trials": 3}
 PROPOSAL = {"values": {"a": 1}, "config": {}, "distributions": {}, "system_attrs": {}, "draws": 1}

@@ -96,10 +96,10 @@ def test_a_study_of_failures_alone_is_reported(home):
     assert "epoch 1: not a number" in page
 
 
-def test_a_study_without_rungs_says_that_nothing_is_stopped_at_one(home):
+def test_a_study_without_rungs_says_so(home):
     study = MadeStudy(max_epochs=1)
     study.completed(sasrec(), [0.1])
-    assert "This study has no rungs" in build_report(study.facts(home)).page
+    assert "scheduler has no rungs" in build_report(study.facts(home)).page
 
 
 def test_text_of_a_study_stays_text(home):

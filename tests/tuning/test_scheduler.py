@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from ray.tune.schedulers.async_hyperband import _Bracket
 
+from odmt.tuning.folding import apply
 from odmt.tuning.scheduler import rungs, verdict
 from odmt.tuning.sections import SchedulerConfig
-from odmt.tuning.state import METRIC, Study, apply
+from odmt.tuning.state import METRIC, Study
 
 
 def study_of(count):

@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import math
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,7 @@ from odmt.tuning.identity import open_study
 from odmt.tuning.journal import Journal
 from odmt.tuning.progress import StudyProgress, clock
 from odmt.tuning.search import StudyScheduler, StudySearch, StudyStopper, unflattened
-from odmt.tuning.sections import BudgetConfig
+from odmt.tuning.sections import BudgetConfig, ResourcesConfig
 from odmt.tuning.space import load_space
 from odmt.tuning.state import METRIC
 from odmt.tuning.study import read_study
@@ -117,13 +118,22 @@ def test_a_tainted_study_does_not_go_on(space, home):
     log.close()
 
 
+def suggested(search, tune_id):
+    """Ask until there is an answer, as Tune does."""
+    while (given := search.suggest(tune_id)) is None:
+        time.sleep(0.001)
+    return given
+
+
 def test_tune_is_told_what_the_journal_decides(space, home):
+    space = dataclasses.replace(space, resources=ResourcesConfig(max_retries=1, retry_wait_seconds=0.0))
     log, journal = begun(space, home)
     search, scheduler, stopper = StudySearch(journal), StudyScheduler(journal), StudyStopper(journal)
-    trials = [SimpleNamespace(config=search.suggest(f"tune{number}")) for number in range(3)]
-    trials[2].should_recover = lambda: True
+    trials = [SimpleNamespace(config=suggested(search, f"tune{number}")) for number in range(3)]
+    trials[2].get_error = lambda: "Traceback\nActorDiedError: gone"
     scheduler.on_trial_error(None, trials[2])
-    assert trials[2].config["attempt"] == log.study.trials["t0002"].attempt == 2
+    assert log.study.setbacks[0]["reason"] == "its worker process died; ActorDiedError: gone"
+    assert suggested(search, "tune3")["attempt"] == log.study.trials["t0002"].attempt == 2
     assert [trial.config["trial_id"] for trial in trials] == ["t0000", "t0001", "t0002"]
     assert trials[0].config["config"]["train"]["max_epochs"] == 6
 
@@ -133,11 +143,11 @@ def test_tune_is_told_what_the_journal_decides(space, home):
 
     assert [told(trials[0], epoch, 0.5) for epoch in range(1, 7)] == ["CONTINUE"] * 5 + ["STOP"]
     assert [told(trials[1], 1, 0.4), told(trials[1], 2, 0.4)] == ["CONTINUE", "STOP"]
-    search.on_trial_complete("tune2", error=True)
+    search.on_trial_complete("tune3", error=True)
     assert [trial.state for trial in log.study.trials.values()] == ["completed", "stopped", "failed"]
     journal.stopping.set()
     assert stopper.stop_all()
-    assert search.suggest("tune3") == "FINISHED"
+    assert search.suggest("tune4") == "FINISHED"
     log.close()
 
 

@@ -10,7 +10,7 @@ from odmt.errors import StudyError
 from odmt.home import Home
 from odmt.tuning.axes import Axis, read_axis
 from odmt.tuning.event_log import decode, is_owned, replay
-from odmt.tuning.state import METRIC, Epoch, Study, Trial
+from odmt.tuning.state import Epoch, Study, Trial
 from odmt.tuning.study import read_study
 
 COMPLETED, STOPPED, FAILED, RUNNING, INTERRUPTED = "completed", "stopped", "failed", "running", "interrupted"
@@ -63,8 +63,7 @@ class Facts:
     @cached_property
     def objectives(self) -> tuple[Objective, ...]:
         """Return the objectives; the first one ranks."""
-        pairs = self.header.get("objectives") or [[METRIC, "max"]]
-        return tuple(Objective(metric, direction == "max") for metric, direction in pairs)
+        return tuple(Objective(metric, mode == "max") for metric, mode in self.study.objectives)
 
     @cached_property
     def axes(self) -> dict[str, Axis]:

@@ -63,7 +63,7 @@ def _trial_row(facts: Facts, trial: Trial) -> dict[str, Any]:
         "started": moment(trial.started),
         "ended": moment(trial.ended),
         "reason": trial.reason,
-        "adjusted": " ".join(f"{path}={value}" for path, value in (trial.adjust or {}).items()) or None,
+        "adjusted": " ".join(f"{path}={value}" for path, value in trial.adjust.items()) or None,
     }
     row |= {f"best/{name}": value for name, value in (best.metrics if best is not None else {}).items()}
     return row | {f"value/{path}": trial.values.get(path) for path in facts.axes}

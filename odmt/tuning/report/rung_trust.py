@@ -24,7 +24,7 @@ class RungTrust(NamedTuple):
 
     rung: int
     group: str
-    """``sentinels``: never stopped, so not selected by what is measured; ``completed``: all that ran to the end."""
+    """``sentinels``: chosen beforehand and never stopped, so not selected by what is measured; ``completed``: all that ran to the end."""
     n: int
     spearman: float | None
     kendall: float | None
@@ -36,8 +36,9 @@ class RungTrust(NamedTuple):
 def study_rungs(facts: Facts) -> list[int]:
     """Return the epochs at which trials of this study are compared."""
     config = from_mapping(SchedulerConfig, facts.identity["scheduler"], f"study {facts.name}")
-    longest = {max_epochs(trial) for trial in facts.trials} or {int(facts.identity["config"]["train"]["max_epochs"])}
-    return sorted({rung for last in longest for rung in rungs(config, last)})
+    kinds = {(max_epochs(trial), trial.bracket) for trial in facts.trials}
+    kinds = kinds or {(int(facts.identity["config"]["train"]["max_epochs"]), 0)}
+    return sorted({rung for last, bracket in kinds for rung in rungs(config, last, bracket)})
 
 
 def rung_trust(facts: Facts) -> list[RungTrust]:

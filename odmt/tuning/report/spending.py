@@ -1,6 +1,6 @@
 """The budget: what was planned, what was spent, and what early stopping saved."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from odmt.tuning.report.facts import FAILED, RANKED, Facts, max_epochs
 
@@ -67,16 +67,9 @@ def spending(facts: Facts) -> Spending:
         hours_saved=seconds_saved / 3600,
         driver_starts=max(study.opened, len(facts.opened)),
         setbacks=len(study.setbacks),
-        limit=_limit(study.limit),
+        limit=study.limit,
     )
 
 
 def _hours(seconds: float | None) -> float | None:
     return None if seconds is None else seconds / 3600
-
-
-def _limit(limit: Any) -> str | None:
-    """Say which budget ended the study; None where none did."""
-    if limit is None:
-        return None
-    return str(limit["what"]) if isinstance(limit, dict) else str(limit)

@@ -1,0 +1,235 @@
+"""What each kind of record does to a study. Live and on replay the same ``apply`` is used, so they cannot drift."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from odmt.tuning.state import Reuse, Study, WarmTrial
+from odmt.tuning.trials import CONTINUE, ENDED, OUTCOME_OF, Epoch, Trial
+
+Record = Mapping[str, Any]
+
+
+def apply(study: Study, record: Record) -> None:
+    """Fold one record into the study.
+
+    Raises:
+        ValueError: the record cannot follow what came before it; the study is unchanged.
+        KeyError: the record lacks a field.
+    """
+    kind = record["kind"]
+    if kind != "header" and not study.header:
+        raise ValueError("a record before the header")
+    if kind not in _FOLDS:
+        raise ValueError(f"unknown kind {kind!r}")
+    _FOLDS[kind](study, record)
+    _count_time(study, record)
+    study.records += 1
+
+
+def _count_time(study: Study, record: Record) -> None:
+    """Add the time since the record before to what the search, its devices and its running trials have used.
+
+    The time between a driver's last record and the next driver's first is nobody's: nothing ran, or what ran was lost.
+    """
+    now = record.get("time")
+    if now is None:
+        return
+    kind = record["kind"]
+    if study.last_time is not None and kind not in ("header", "opened", "extended", "warm"):
+        study.seconds_used += max(0.0, now - study.last_time)
+    trial = study.trials.get(record.get("trial", ""))
+    if trial is not None and kind in ("epoch", "ended", "setback", "resumed") and trial.busy_since is not None:
+        _busy(study, trial, now)
+        if trial.is_ended or kind == "setback":
+            trial.busy_since = None
+    if kind == "opened":
+        for running in study.trials.values():
+            running.busy_since = None
+    if kind == "limit":
+        for running in study.interrupted:
+            if running.busy_since is not None:
+                _busy(study, running, now)
+                running.busy_since = None
+    study.last_time = now
+
+
+def _busy(study: Study, trial: Trial, now: float) -> None:
+    spent = max(0.0, now - (trial.busy_since or now))
+    trial.busy_seconds += spent
+    study.device_seconds += spent * study.devices
+    trial.busy_since = now
+
+
+def _header(study: Study, record: Record) -> None:
+    if study.trials:
+        raise ValueError("a second header after the first trial")
+    study.budget = record["trials"]
+    study.seconds_allowed, study.gpu_hours_allowed = record.get("seconds"), record.get("gpu_hours")
+    study.code = record.get("code", "")
+    study.evidence, study.queue, study.limit, study.exhausted = [], [], None, False
+    study.header = record
+
+
+def _opened(study: Study, record: Record) -> None:
+    study.uses_gpu = bool(record["gpus"])
+    study.devices = record["gpus"] or record["cpus"]
+    study.code = record["code"]
+    study.opened += 1
+
+
+def _warm(study: Study, record: Record) -> None:
+    if study.trials:
+        raise ValueError("a warm start after the first trial")
+    if record["mode"] not in ("evidence", "proposals"):
+        raise ValueError(f"unknown mode {record['mode']!r}")
+    found = [
+        WarmTrial(record["study"], one["trial"], one["values"], one.get("distributions", {}), one["value"])
+        for one in record["trials"]
+    ]
+    (study.evidence if record["mode"] == "evidence" else study.queue).extend(found)
+
+
+def _proposed(study: Study, record: Record) -> None:
+    if record["trial"] in study.trials or record["number"] != len(study.trials):
+        raise ValueError(f"trial {record['trial']} number {record['number']} is out of order")
+    study.trials[record["trial"]] = Trial(
+        trial_id=record["trial"],
+        number=record["number"],
+        values=record["values"],
+        config=record["config"],
+        distributions=record["distributions"],
+        system_attrs=record["system_attrs"],
+        draws=record["draws"],
+        proposed=record["time"],
+        source=record.get("source", "sampler"),
+        sentinel=record.get("sentinel", False),
+        bracket=record.get("bracket", 0),
+        code=study.code,
+    )
+    study.order.append(record["trial"])
+    study.study_attrs.update(record.get("study_attrs", {}))
+
+
+def _reused(study: Study, record: Record) -> None:
+    if record["of"] not in study.trials:
+        raise ValueError(f"trial {record['of']} is unknown")
+    reuse = Reuse(record["of"], record["values"], record["distributions"], record["system_attrs"])
+    study.reused.append(reuse)
+    study.order.append(reuse)
+    study.study_attrs.update(record.get("study_attrs", {}))
+
+
+def _started(study: Study, record: Record) -> None:
+    trial = _open_trial(study, record)
+    if record["attempt"] != trial.attempt + 1:
+        raise ValueError(f"attempt {record['attempt']} follows attempt {trial.attempt}")
+    trial.attempt = record["attempt"]
+    trial.started = trial.started or record["time"]
+    trial.busy_since = record["time"]
+    trial.epochs_at_start = len(trial.epochs)
+    trial.adjust = {**trial.adjust, **record.get("adjust", {})}
+    trial.state = "running"
+
+
+def _resumed(study: Study, record: Record) -> None:
+    trial = _open_trial(study, record)
+    if record["attempt"] != trial.attempt:
+        raise ValueError(f"attempt {record['attempt']} is not attempt {trial.attempt}")
+    study.resumed += 1
+    study.epochs_redone += record["redone"]
+
+
+def _epoch(study: Study, record: Record) -> None:
+    trial = _open_trial(study, record)
+    if record["epoch"] != len(trial.epochs) + 1:
+        raise ValueError(f"epoch {record['epoch']} follows epoch {len(trial.epochs)}")
+    verdict = record["verdict"]
+    if verdict != CONTINUE and verdict not in OUTCOME_OF:
+        raise ValueError(f"unknown verdict {verdict!r}")
+    metrics = {name: math.nan if value is None else float(value) for name, value in record["metrics"].items()}
+    epoch = Epoch(
+        record["epoch"],
+        metrics,
+        verdict,
+        record["checkpoint"],
+        record["seconds"],
+        record["time"],
+        record.get("host"),
+    )
+    trial.epochs.append(epoch)
+    if verdict in OUTCOME_OF:
+        _end(study, trial, OUTCOME_OF[verdict], record)
+
+
+def _setback(study: Study, record: Record) -> None:
+    trial = _open_trial(study, record)
+    trial.setbacks += 1
+    study.setbacks.append(record)
+
+
+def _ended(study: Study, record: Record) -> None:
+    if record["state"] not in ENDED:
+        raise ValueError(f"unknown state {record['state']!r}")
+    trial = _open_trial(study, record)
+    trial.traceback, trial.log_tail = record.get("traceback"), record.get("log_tail")
+    _end(study, trial, record["state"], record)
+
+
+def _aside(study: Study, record: Record) -> None:
+    study.aside[record["host"]] = record["reason"]
+
+
+def _limit(study: Study, record: Record) -> None:
+    if record["what"] not in ("time", "gpu-hours"):
+        raise ValueError(f"unknown limit {record['what']!r}")
+    study.limit = record["what"]
+
+
+def _extended(study: Study, record: Record) -> None:
+    trials = record.get("trials", study.budget)
+    if "trials" in record and trials <= study.budget:
+        raise ValueError(f"{trials} trials do not extend {study.budget}")
+    study.budget = trials
+    study.seconds_allowed = record.get("seconds", study.seconds_allowed)
+    study.gpu_hours_allowed = record.get("gpu_hours", study.gpu_hours_allowed)
+    study.limit = None
+
+
+def _exhausted(study: Study, record: Record) -> None:
+    del record
+    study.exhausted = True
+
+
+def _tainted(study: Study, record: Record) -> None:
+    study.tainted = record["reason"]
+
+
+def _open_trial(study: Study, record: Record) -> Trial:
+    trial = study.trials.get(record["trial"])
+    if trial is None or trial.is_ended:
+        raise ValueError(f"trial {record['trial']} is {'unknown' if trial is None else trial.state}")
+    return trial
+
+
+def _end(study: Study, trial: Trial, state: str, record: Record) -> None:
+    trial.state, trial.reason, trial.ended, trial.place = state, record.get("reason"), record["time"], study.records
+
+
+_FOLDS: Mapping[str, Callable[[Study, Record], None]] = {
+    "header": _header,
+    "opened": _opened,
+    "warm": _warm,
+    "proposed": _proposed,
+    "reused": _reused,
+    "started": _started,
+    "resumed": _resumed,
+    "epoch": _epoch,
+    "setback": _setback,
+    "ended": _ended,
+    "aside": _aside,
+    "limit": _limit,
+    "extended": _extended,
+    "exhausted": _exhausted,
+    "tainted": _tainted,
+}
