@@ -70,7 +70,7 @@ class MadeStudy:
     def trial(self, values, curve=(), *, verdict=None, sentinel=False, source="sampler", extra=None, reason=None):
         """Add a trial whose first objective takes these values; ``verdict`` is that of its last epoch."""
         trial_id = f"t{self.number:04d}"
-        names = dict(source=source, sentinel=sentinel, bracket=0, asof=len(self.records))
+        names = {"source": source, "sentinel": sentinel, "bracket": 0, "asof": len(self.records)}
         self.add(
             "proposed",
             trial=trial_id,

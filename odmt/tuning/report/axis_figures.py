@@ -18,6 +18,11 @@ from odmt.tuning.state import Trial
 ABSENT = "not there"
 """What a conditional axis shows for a trial that does not have it."""
 _COLUMNS = 3
+_LOOKALIKES = str.maketrans("<>", "‹›")
+"""These ticks are text to plotly today, where entities would show; lookalikes are safe whatever it does."""
+
+_SCALE = ((0.0, "#98a1b3"), (0.45, "#3B8FD4"), (0.8, "#009E73"), (1.0, "#E69F00"))
+"""Of values, the best last; every colour can be seen on light and dark."""
 
 
 def parallel_coordinates(facts: Facts) -> go.Figure | None:
@@ -33,7 +38,7 @@ def parallel_coordinates(facts: Facts) -> go.Figure | None:
     dimensions.append({"label": plain(facts.objectives[0].metric), "values": values, "tickformat": ".3f"})
     line = {
         "color": values,
-        "colorscale": "Viridis",
+        "colorscale": _SCALE,
         "reversescale": not facts.objectives[0].is_max,
         "showscale": True,
         "colorbar": {"thickness": 12, "outlinewidth": 0, "tickformat": ".3f"},
@@ -60,7 +65,7 @@ def _dimension(axis: Axis, trials: Sequence[Trial], label: str) -> dict[str, obj
         "values": where,
         "range": [low, high],
         "tickvals": at,
-        "ticktext": labels,
+        "ticktext": [label.translate(_LOOKALIKES) for label in labels],
     }
 
 
@@ -89,11 +94,16 @@ def slices(facts: Facts) -> go.Figure | None:
         pad = 0.4 if axis.kind == "choice" else 0.05 * (high - low)
         found = ticks(axis, 4)
         figure.update_xaxes(
-            tickvals=found.at, ticktext=found.labels, range=[low - pad, high + pad], row=row, col=column
+            tickvals=found.at,
+            ticktext=[plain(label) for label in found.labels],
+            range=[low - pad, high + pad],
+            row=row,
+            col=column,
         )
     styled(figure, 90 + 230 * rows)
+    figure.update_xaxes(tickangle=0)
     figure.update_yaxes(nticks=5)
-    figure.update_yaxes(title=plain(facts.objectives[0].metric), col=1)
+    figure.update_yaxes(title={"text": plain(facts.objectives[0].metric), "font": {"size": 13}}, col=1)
     figure.update_annotations(font={"size": 13})
     figure.update_layout(legend={"y": 1 + 46 / (90 + 230 * rows)}, margin={"t": 76})
     return figure

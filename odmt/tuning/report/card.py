@@ -88,13 +88,13 @@ def _how_much(facts: Facts, spent: Spending) -> Iterator[tuple[str, str, bool]]:
         "budget",
         f"{spent.trials_planned} trials{extended if spent.trials_planned != spent.trials_first_planned else ''}"
         + (f", {hours(spent.wall_hours_planned)} of wall time" if spent.wall_hours_planned is not None else "")
-        + (f", {hours(spent.device_hours_planned)} of {spent.device}s" if spent.device_hours_planned else ""),
+        + (f", {hours(spent.device_hours_planned)} of {spent.device} time" if spent.device_hours_planned else ""),
         True,
     )
     counts = ", ".join(f"{facts.count(name)} {name}" for name in ("completed", "stopped", "failed"))
     left = spent.trials_proposed - spent.trials_ended
     yield "trials", counts + (f", {left} without an outcome" if left else ""), True
-    cost = f"{hours(spent.wall_hours)} of wall time, {hours(spent.device_hours)} of {spent.device}s"
+    cost = f"{hours(spent.wall_hours)} of wall time, {hours(spent.device_hours)} of {spent.device} time"
     yield "spent", f"{cost}, {spent.epochs_run + spent.epochs_redone} epochs", True
     reserved = {
         f"{shown(opened.get('cpus'))} CPUs and {shown(opened.get('gpus'))} GPUs a trial, "

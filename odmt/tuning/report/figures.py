@@ -62,7 +62,7 @@ def learning_curves(facts: Facts) -> go.Figure:
     for rung in study_rungs(facts):
         figure.add_vline(x=rung, line={"dash": "dot", "width": 1, "color": "rgba(128,128,128,0.8)"})
         figure.add_annotation(
-            x=rung, y=1, yref="paper", text=f"rung {rung}", showarrow=False, xanchor="left", yanchor="top", xshift=3
+            x=rung, y=1, yref="paper", text=f"{rung}", showarrow=False, xanchor="left", yanchor="top", xshift=3
         )
     figure.update_xaxes(title="epoch", rangemode="tozero", tickformat="d")
     figure.update_yaxes(title=plain(facts.objectives[0].metric))

@@ -43,7 +43,7 @@ def table(columns: str, head: Sequence[str], rows: Iterable[Sequence[str]], capt
     """Return a floating table; every cell and the caption are escaped here."""
     lines = [
         r"\begin{table}[t]",
-        r"  \centering\small",
+        r"  \centering\footnotesize",
         rf"  \caption{{{escaped(caption)}}}",
         rf"  \label{{{label}}}",
         rf"  \begin{{tabular}}{{{columns}}}",

@@ -8,6 +8,7 @@
   function themed(layout) {
     const ink = colour("--ink");
     const look = {
+      "paper_bgcolor": colour("--ground"),
       "font.color": ink,
       "hoverlabel.bgcolor": colour("--panel"),
       "hoverlabel.bordercolor": colour("--line"),

@@ -18,7 +18,7 @@ from odmt.tuning.report.spending import Spending
 from odmt.tuning.report.words import condition_in_words, hours, shown
 from odmt.tuning.state import Trial
 
-MOST_ROWS = 50
+MOST_ROWS = 25
 """Of the leaderboard in the page; the tables hold all trials."""
 
 

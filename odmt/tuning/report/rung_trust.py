@@ -24,7 +24,7 @@ class RungTrust(NamedTuple):
 
     rung: int
     group: str
-    """``sentinels``: chosen beforehand and never stopped, so not selected by what is measured; ``completed``: all that ran to the end."""
+    """``sentinels``: chosen beforehand, not selected by what is measured; ``completed``: all that ran to the end."""
     n: int
     spearman: float | None
     kendall: float | None

@@ -8,9 +8,12 @@ from typing import Any, NamedTuple
 from odmt.tuning.axes import Axis, same
 from odmt.tuning.report.words import option
 
+_LONGEST = 14
+"""Characters of a tick's label."""
+
 
 class Ticks(NamedTuple):
-    """Positions on a figure's axis and their labels, already safe to hand to plotly."""
+    """Positions on a figure's axis, and the labels as plain text."""
 
     at: list[float]
     labels: list[str]
@@ -54,10 +57,12 @@ def _between(axis: Axis, most: int) -> list[float]:
     steps = [low + (high - low) * index / (most - 1) for index in range(most)]
     values = [float(f"{10**step if is_log(axis) else step:.2g}") for step in steps]
     inner = [value for value in values[1:-1] if axis.low < value < axis.high]
-    whole = [float(round(value)) for value in inner] if axis.kind in ("int", "logint") else inner
-    return list(dict.fromkeys([float(axis.low), *whole, float(axis.high)]))
+    step = axis.q if axis.kind == "quniform" else 1 if axis.kind in ("int", "logint") else 0
+    if step:
+        inner = [axis.low + step * round((value - axis.low) / step) for value in inner]
+    return list(dict.fromkeys([float(axis.low), *map(float, inner), float(axis.high)]))
 
 
 def _label(value: Any) -> str:
     text = option(value)
-    return plain(text if len(text) <= 24 else f"{text[:11]}…{text[-11:]}")
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}…{text[-_LONGEST // 2 + 1 :]}"
