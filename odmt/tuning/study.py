@@ -69,7 +69,7 @@ def read_study(home: Home, name: str) -> StudyView:
     log = folder / "events.jsonl"
     study = read_log(log) if log.is_file() else Study()
     if not study.header:
-        raise StudyError(f"there is no study {name!r} under {folder.parent}; studies: {_names(folder.parent)}")
+        raise StudyError(f"there is no study {name!r} under {folder.parent}; studies: {study_names(folder.parent)}")
     return view(name, study, running=is_owned(folder))
 
 
@@ -119,6 +119,7 @@ def _trial_view(trial: Trial, running: bool) -> TrialView:
     )
 
 
-def _names(folder: Path) -> str:
+def study_names(folder: Path) -> str:
+    """Return the studies under a folder in words."""
     found = sorted(path.parent.name for path in folder.glob("*/events.jsonl"))
     return ", ".join(found) or "none yet; make one: python launch/tune.py --space demo"
