@@ -105,13 +105,15 @@ def _how_much(facts: Facts, spent: Spending) -> Iterator[tuple[str, str, bool]]:
 
 
 def _with_what(facts: Facts) -> Iterator[tuple[str, str, bool]]:
+    hosts = dict.fromkeys(str(opened["host"]) for opened in facts.opened if opened.get("host"))
     codes = [facts.header.get("code"), *(opened.get("code") for opened in facts.opened)]
     yield "code version", ", ".join(dict.fromkeys(str(code) for code in codes if code)) or "not recorded", True
     yield "libraries", ", ".join(f"{name} {version}" for name, version in facts.header["versions"].items()), True
-    yield "hosts of the driver", ", ".join(dict.fromkeys(str(o["host"]) for o in facts.opened if o.get("host"))), False
+    yield "hosts of the driver", ", ".join(hosts), False
 
 
 def _settings(mapping: dict[str, Any]) -> str:
     """Return a section's settings, its name first; what is not set is left out."""
-    others = ", ".join(f"{key} {shown(value)}" for key, value in mapping.items() if key != "name" and value is not None)
+    told = {key: value for key, value in mapping.items() if key != "name" and value is not None}
+    others = ", ".join(f"{key} {shown(value)}" for key, value in told.items())
     return f"{mapping['name']} ({others})" if others else str(mapping["name"])

@@ -38,7 +38,7 @@ def styled(figure: go.Figure, height: int) -> go.Figure:
         hovermode="closest",
     )
     figure.update_xaxes(title_font={"size": 13})
-    figure.update_yaxes(title_font={"size": 13})
+    figure.update_yaxes(title_font={"size": 13}, title_standoff=14)
     figure.update_xaxes(gridcolor=GRID, zeroline=False, linecolor=GRID, automargin=True)
     figure.update_yaxes(gridcolor=GRID, zeroline=False, linecolor=GRID, automargin=True)
     return figure

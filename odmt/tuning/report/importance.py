@@ -162,7 +162,7 @@ def _evaluator(name: str, n: int) -> BaseImportanceEvaluator:
 
 
 def num_trees(n: int) -> int:
-    """Return the trees of fANOVA's forest: Optuna's 64, fewer for many trials (64 trees on 1,000 trials take 18 s)."""
+    """Return the trees of fANOVA: Optuna's 64, fewer for many trials (64 trees on 1,000 trials take 18 s)."""
     return max(16, min(64, 16_000 // n))
 
 
