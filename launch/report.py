@@ -14,6 +14,8 @@ Made from the study's event log alone, also while it runs or after an interrupti
   python launch/report.py demo --out /tmp/demo-report
   python launch/report.py demo --json"""
 
+MANY = 200
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
@@ -36,6 +38,8 @@ def body(arguments: argparse.Namespace) -> int:
 
     from odmt.tuning.report.build import build_report, write_report
 
+    if len(facts.trials) > MANY:
+        print(f"{len(facts.trials)} trials: the importance of their settings takes up to a minute", file=sys.stderr)
     report = build_report(facts)
     files = write_report(report, arguments.out or home.study(arguments.study) / "report")
 

@@ -37,5 +37,5 @@ def log_report(home: Home, experiment: str, study_id: str, files: list[Path]) ->
     except Exception as error:
         raise unreachable(home.tracking_uri, error) from error
     raise ServiceError(
-        f"MLflow at {home.tracking_uri} has no run of study {study_id}; the search's own command sends what is missing"
+        f"MLflow at {home.tracking_uri} has no run of study {study_id}; its search, run again, sends what is missing"
     )
