@@ -114,7 +114,7 @@ def _cell(items: Sequence[Importance], evaluator: str, path: str) -> str:
 
 
 def _figure(drawn: go.Figure, name: str, says: str) -> Markup:
-    """Return a figure's place and its data; the page's script draws it when it comes into view."""
+    """Return a figure's place and its data; the page's script draws it."""
     data = Markup(in_script(drawn.to_json()))
     return Markup(
         '<figure><div class="plot" id="{}" role="img" aria-label="{}" style="min-height:{}px"></div>'
