@@ -66,8 +66,6 @@ def _study_problems(space: Space) -> Iterator[str]:
             f"scheduler.name: {space.scheduler.name} stops trials by {METRIC} alone, which would leave holes in the "
             "front of several objectives; use none"
         )
-    if space.scheduler.sentinels > space.budget.trials:
-        yield f"scheduler.sentinels: {space.scheduler.sentinels} is more than budget.trials {space.budget.trials}"
     if space.scheduler.name != "none" and space.scheduler.grace_period >= space.base.train.max_epochs:
         yield (
             f"scheduler.grace_period: {space.scheduler.grace_period} is not below train.max_epochs "
