@@ -50,7 +50,7 @@ def quick_proposals() -> Iterator[None]:
 
     with (
         mock.patch.object(samplers, "_frozen", kept),
-        mock.patch.object(proposer, "ThreadPoolExecutor", lambda *_, **__: _Here()),
+        mock.patch.object(proposer, "ThreadPoolExecutor", return_value=_Here()),
         mock.patch.object(_in_memory, "copy", SimpleNamespace(copy=copy.copy, deepcopy=copy.copy)),
     ):
         yield
