@@ -9,9 +9,9 @@ seconds of one core. Compared, over the seeds of the search:
   since where the best one stands in a written order is luck, with loops and values in shuffled orders;
 * random and TPE, every trial to its last epoch, and both with ASHA at the package's default rungs (1, 3, 9).
 
-No method begins at an incumbent: a sampler's first trial is drawn at random, as random search does. A search that ends
-without arriving counts as infinitely far. Compute is what all trials together have used up to the report that arrives,
-epochs under way included. --live runs one search a method for real, through Ray, and sets it beside its replay.
+No method begins at an incumbent: a sampler's first trial is drawn at random, as random search does. A search that
+ends without arriving counts as infinitely far. Compute is what all trials together have used up to the report that
+arrives, epochs under way included. --live runs one search a method for real, through Ray, and sets it beside its replay.
 The last line is one JSON object; its ratio is the grid's median compute (shuffled orders) over that of TPE + ASHA.
 
   python benchmarks/search_efficiency.py
@@ -51,7 +51,7 @@ METHODS = {
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
     parser = Parser(__doc__ or "")
-    parser.add_argument("--tabulate", action="store_true", help="train what the table lacks first; 20 min on one core")
+    parser.add_argument("--tabulate", action="store_true", help="first train what the table lacks; 20 min in all")
     parser.add_argument("--live", action="store_true", help="one real search a method, with Ray, instead of replays")
     parser.add_argument("--trials", type=int, default=24, help="of a --live search")
     parser.add_argument("--seeds", type=int, default=20, help="searches a method; the kept result has 100")

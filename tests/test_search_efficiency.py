@@ -49,7 +49,7 @@ def test_the_grid_pays_for_every_epoch_before_the_one_that_arrives(space, table)
 
 def test_epochs_under_way_are_paid_for_in_part(space, table):
     points = list(replay(searched(space, Method("grid", "none"), 1), table, at_once=2))
-    # Trials 1 and 2 begin at 0 with epochs of 1 and 2 s. At 2 s both end one; trial 1, the first begun, is told first.
+    # Trials 1 and 2 begin at 0 with epochs of 1 and 2 s. At 2 s both end one, trial 1 first.
     assert [(point.epochs, point.seconds) for point in points[:4]] == [(1, 2.0), (2, 4.0), (3, 4.0), (4, 6.0)]
     # Trial 3 follows at 3 s, with epochs of 4 s; trial 4 at 6 s, with epochs of 8 s, of which 5 s have gone at 11 s.
     arrived = next(point for point in points if point.value >= 0.9)

@@ -1,4 +1,4 @@
-"""One real search a method, through Ray, beside its replay: does the virtual clock tell what a search would do?"""
+"""One real search a method, through Ray, beside its replay: whether the virtual clock tells what a search does."""
 
 import argparse
 import dataclasses

@@ -94,7 +94,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the whole lines of a JSON-lines file; a torn last one is left out."""
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"]
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def tabulate(space: Space, home: Home, path: Path) -> None:
