@@ -12,7 +12,8 @@ seconds of one core. Compared, over the seeds of the search:
 No method begins at an incumbent: a sampler's first trial is drawn at random, as random search does. A search that
 ends without arriving counts as infinitely far in the medians, and in the means is followed by one with another seed.
 Compute is what all trials together have used up to the report that arrives, epochs under way included. --live runs one
-search a method for real, through Ray, beside its replay. The last line is one JSON object; its ratio is the grid's median compute (shuffled orders) over that of TPE + ASHA.
+search a method for real, through Ray, beside its replay. The last line is one JSON object;
+its ratio is the grid's median compute (shuffled orders) over that of TPE + ASHA.
 
   python benchmarks/search_efficiency.py
   python benchmarks/search_efficiency.py --tabulate
