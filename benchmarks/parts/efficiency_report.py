@@ -107,7 +107,7 @@ def tell(results: Mapping[str, Mapping[str, Any]], table: Table) -> None:
     from rich.console import Console
     from rich.table import Table as Printed
 
-    console = Console(width=118, highlight=False)
+    console = Console(width=130, highlight=False)
     goals = targets(table)
     titles = {
         "near_best": f"to {NEAR:.0%} of the best known validation NDCG@10 ({goals['near_best']:.4f})",
