@@ -1,6 +1,7 @@
 """The plan of a search as a person reads it."""
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -91,7 +92,9 @@ def time_sentences(plan: Plan, *, probed: bool) -> Iterator[str]:
         if pace.least is not None and pace.most is not None and hours is not None and pace.least < pace.most:
             span = f" ({clock(hours * 3600 * pace.least / pace.seconds)} if all were the smallest, "
             span += f"{clock(hours * 3600 * pace.most / pace.seconds)} if all were the largest)"
-        took = f"about {clock(hours * 3600)}{span}" if hours is not None else "hours unknown: trials at once are not known"
+        took = (
+            f"about {clock(hours * 3600)}{span}" if hours is not None else "hours unknown: trials at once are not known"
+        )
         yield f"{took}, {spent:.3g} {plan.device} hours"
     budgets = [
         f"{name} {value:g}"
@@ -101,6 +104,11 @@ def time_sentences(plan: Plan, *, probed: bool) -> Iterator[str]:
     if budgets:
         ended = f"; {plan.ended_by} is expected to end it before its trials are through" if plan.ended_by else ""
         yield f"at most {' and '.join(budgets)}{ended}"
+
+
+def shown_uri(uri: str) -> str:
+    """Return an address without the account that it may hold."""
+    return re.sub(r"(?<=://)[^/\s]*@", "", uri)
 
 
 def _probed(outlook: Outlook, probes: Sequence[Probe]) -> Iterator[str]:

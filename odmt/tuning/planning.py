@@ -3,9 +3,9 @@
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from odmt.cluster.connect import Place, choose_place, store_bytes
 from odmt.config import RunConfig
@@ -14,38 +14,17 @@ from odmt.features.store import feature_store_path, held_manifest
 from odmt.features.workers import usable_cpus
 from odmt.home import Home
 from odmt.tuning.earlier import earlier_pace
-from odmt.tuning.event_log import EventLog, is_owned, read_log
 from odmt.tuning.extremes import DataShape, Extreme, FeatureShape, extremes
-from odmt.tuning.folding import apply
-from odmt.tuning.identity import open_study
 from odmt.tuning.plan import KEPT_CHECKPOINTS, STATE_BYTES, WEIGHT_BYTES, Pace, Plan, bracket_plans, combinations
 from odmt.tuning.preflight import Inputs, Source
+from odmt.tuning.rehearsal import Asked, rehearsed
 from odmt.tuning.resources import trial_resources
 from odmt.tuning.space import Space
-from odmt.tuning.state import Study
-from odmt.tuning.warm_start import warm_records
+
+__all__ = ["Asked", "Outlook", "Room", "make_outlook"]
 
 _USUAL = FeatureShape(50, 768)
 """Of a feature store whose manifest cannot be read."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is asked of a search, besides its space.
-
-    Attributes:
-        name: of the study.
-        where: ``auto``, ``local`` or ``attach``.
-        extend: raise the budgets.
-        warm_start: earlier studies.
-        source: where the inputs come from.
-    """
-
-    name: str
-    where: str = "auto"
-    extend: bool = False
-    warm_start: tuple[str, ...] = ()
-    source: Source = field(default_factory=Source)
 
 
 @dataclass(frozen=True)
@@ -79,6 +58,10 @@ class Outlook:
     machine: str
     warnings: tuple[str, ...] = ()
 
+    def with_pace(self, pace: Pace | None) -> "Outlook":
+        """Return the same with a pace that was measured; None = it could not be."""
+        return replace(self, plan=replace(self.plan, pace=pace))
+
 
 def machine_size() -> tuple[int, int]:
     """Return the CPUs and GPUs of this machine that this process may use; neither Ray nor torch is asked."""
@@ -88,25 +71,25 @@ def machine_size() -> tuple[int, int]:
     return usable_cpus(), len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
-def make_outlook(space: Space, home: Home, asked: Asked, pace: Pace | None = None) -> Outlook:
-    """Plan a search.
+def make_outlook(space: Space, home: Home, asked: Asked, inputs: Inputs | None = None) -> Outlook:
+    """Plan a search; its pace is that of an earlier study, if there is one.
 
     Args:
         space: what is searched.
         home: the root of all data.
         asked: the rest.
-        pace: measured now; None = from an earlier study, if there is one.
+        inputs: what the source of the inputs gave; None = ask it now.
 
     Raises:
         DataError: prepared data is missing; names the command that prepares it.
         ConfigError: the place is not usable.
     """
     place = choose_place(asked.where)
-    inputs = asked.source.inputs(home, space)
+    inputs = inputs or asked.source.inputs(home, space)
     warnings: list[str] = []
     smallest, largest = extremes(space, data_shape(home, space, asked.source))
     found = combinations(space)
-    plan = _plan(space, place, found, largest, pace or earlier_pace(home, space, asked.name), warnings)
+    plan = _plan(space, place, found, largest, earlier_pace(home, space, asked.name), warnings)
     disk = tuple(_disk(home, asked.name, plan))
     warnings += [f"{room.what} may need more than is free on the disk" for room in disk if room.is_short]
     return Outlook(
@@ -205,52 +188,3 @@ def _store(place: Place, feature_bytes: int, warnings: list[str]) -> str:
         warnings.append(str(error))
         return f"{feature_bytes / 1e6:.1f} MB do not fit: {free / 1e9:.1f} GB are free in shared memory"
     return f"{feature_bytes / 1e6:.1f} MB in a store of {held / 1e9:.1f} GB; {free / 1e9:.1f} GB free in shared memory"
-
-
-class _Rehearsal:
-    """A log that nothing is written to."""
-
-    def __init__(self, study: Study) -> None:
-        self.study = study
-        self.kinds: list[str] = []
-
-    def commit(self, kind: str, **fields: Any) -> None:
-        self.kinds.append(kind)
-        if kind == "header":  # what follows is asked of the new study
-            self.study = Study()
-        apply(self.study, {"kind": kind, **fields})
-
-
-def rehearsed(space: Space, home: Home, asked: Asked, inputs: Inputs) -> str:
-    """Return in words what a start would do with what stands under the study's name."""
-    path = home.study(asked.name) / "events.jsonl"
-    try:
-        log = _Rehearsal(read_log(path) if path.is_file() else Study())
-        open_study(
-            cast(EventLog, log),
-            asked.name,
-            space,
-            inputs.digest,
-            extend=asked.extend,
-            run_digests=inputs.run_digests,
-            warm_start=asked.warm_start,
-            warm=lambda: warm_records(home, asked.warm_start, space, inputs.digest),
-        )
-    except OdmtError as error:
-        return f"would be refused: {error}"
-    study = log.study
-    owned = "; but a driver runs it now, so a second one would be refused" if is_owned(path.parent) else ""
-    if "header" in log.kinds:
-        return f"new{_taken_over(study)}{owned}"
-    raised = ", its budget raised" if "extended" in log.kinds else ""
-    done = f"{study.num_ended} of {study.budget} trials have ended"
-    if study.finished:
-        return f"has finished ({done}); it would only be printed; more: --extend with a larger budget"
-    return f"would go on{raised}: {done}, {len(study.interrupted)} go on from their checkpoints{owned}"
-
-
-def _taken_over(study: Study) -> str:
-    if not study.warmed:
-        return ""
-    parts = [f"{len(record['trials'])} trials of {record['study']} as {record['mode']}" for record in study.warmed]
-    return "; begins with " + ", ".join(parts)

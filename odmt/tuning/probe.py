@@ -1,5 +1,6 @@
 """Time a few optimiser steps and a little of a validation, on this machine, without Ray."""
 
+import contextlib
 import gc
 import time
 from collections.abc import Iterator, Mapping
@@ -189,10 +190,8 @@ def _start_counting(where: torch.device) -> int:
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
         return 0
-    try:
+    with contextlib.suppress(OSError):  # else it counts from the process's start, and the peak is an upper bound
         Path("/proc/self/clear_refs").write_text("5")  # what VmHWM has seen so far
-    except OSError:
-        pass  # then it counts from the process's start, and the peak is an upper bound
     return _kilobytes("VmRSS") * 1024
 
 
