@@ -5,7 +5,7 @@ a batch meets one (``SqlAlchemyStore._log_metrics_once``, 3.17). Everything sent
 whose answer got lost may be sent again. Making a run is the exception; ``known_runs`` mends it.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from odmt.home import Home
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 METRICS_A_REQUEST, PARAMS_A_REQUEST = 1000, 100
 TAG_LENGTH, PARAM_LENGTH = 5000, 6000
 STATUSES = {"completed": "FINISHED", "stopped": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+
+
+def _nobody_counts(num_events: int) -> None:
+    del num_events
 
 
 class Delivery:
@@ -79,20 +83,27 @@ class Delivery:
         """Return the run of a trial that was sent."""
         return self._trials[trial_id].run_id
 
-    def send(self, events: Sequence[Event]) -> None:
-        """Send events in order; several epochs of one trial travel as one request."""
-        for event in _joined(events):
-            match event:
-                case TrialStarted():
-                    self._start(event)
-                case TrialEnded():
-                    self._end(event)
-                case StudyTagged():
-                    self._send(self.parent_run_id, tags=event.tags)
-                case StudyEnded():
-                    self._end_study(event)
-                case list():
-                    self._epochs(event)
+    def send(self, events: Sequence[Event], arrived: Callable[[int], None] = _nobody_counts) -> None:
+        """Send events in order; several epochs of one trial travel as one request.
+
+        Args:
+            events: the oldest first.
+            arrived: told how many more of them have arrived, each time that some have.
+        """
+        for parts in _joined(events):
+            for part in parts:
+                match part:
+                    case TrialStarted():
+                        self._start(part)
+                    case TrialEnded():
+                        self._end(part)
+                    case StudyTagged():
+                        self._send(self.parent_run_id, tags=part.tags)
+                    case StudyEnded():
+                        self._end_study(part)
+                    case list():
+                        self._epochs(part)
+            arrived(sum(len(part) if isinstance(part, list) else 1 for part in parts))
 
     def _start(self, event: TrialStarted) -> None:
         tags = {**self._study.tags, **(event.tags or {})}
@@ -210,14 +221,16 @@ def _dropped_tag(dropped: Collection[str]) -> dict[str, str]:
     return {"odmt.non_finite": "; ".join(dropped)} if dropped else {}
 
 
-def _joined(events: Sequence[Event]) -> Iterator[Event | list[TrialEpoch]]:
-    """Join the epochs of a trial until another kind of event comes."""
+def _joined(events: Sequence[Event]) -> Iterator[list[Event | list[TrialEpoch]]]:
+    """Join the epochs of each trial until another kind of event comes; what is yielded together arrives together."""
     epochs: dict[str, list[TrialEpoch]] = {}
     for event in events:
         if isinstance(event, TrialEpoch):
             epochs.setdefault(event.trial_id, []).append(event)
             continue
-        yield from epochs.values()
-        epochs = {}
-        yield event
-    yield from epochs.values()
+        if epochs:
+            yield list(epochs.values())
+            epochs = {}
+        yield [event]
+    if epochs:
+        yield list(epochs.values())

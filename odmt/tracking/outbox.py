@@ -46,7 +46,7 @@ class Outbox:
         self._answered = threading.Event()
         self._away_since: float | None = None
         self._delivery: Delivery | None = None
-        self._dropped = 0
+        self._arrived = self._dropped = 0
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -119,12 +119,15 @@ class Outbox:
         try:
             while self._next_turn():
                 last_try = self._closing.is_set() and self._away_since is not None
+                before = self._arrived
                 try:
                     self._turn()
                 except Exception as error:
                     if not self._first_try.is_set():
                         self._first_error = error
                     if self._later(error):
+                        if self._arrived > before:
+                            wait, last_try = FIRST_WAIT_SECONDS, False
                         if last_try:
                             return
                         self._rest(wait)
@@ -172,18 +175,23 @@ class Outbox:
         events = [self._events[place] for place in range(min(len(self._events), EVENTS_A_TURN))]
         if not events:
             return
+        before = self._arrived
         try:
-            self._delivery.send(events)
+            self._delivery.send(events, self._take_away)
         except Exception as error:
-            if len(events) == 1 or is_passing(error):
+            left = events[self._arrived - before :]
+            if len(left) == 1 or is_passing(error):
                 raise
             # One of them is refused for good: send them one by one, so that only that one is lost.
-            for event in events:
-                self._delivery.send([event])
-                self._events.popleft()
-        else:
-            for _ in events:
-                self._events.popleft()
+            for event in left:
+                self._delivery.send([event], self._take_away)
+
+    def _take_away(self, num_events: int) -> None:
+        """Forget the oldest events: they have arrived, and so the server is there."""
+        for _ in range(num_events):
+            self._events.popleft()
+        self._arrived += num_events
+        self._away_since = None
 
     def _later(self, error: Exception) -> bool:
         """Say whether to try again; an event that MLflow refuses for good is dropped with a warning."""

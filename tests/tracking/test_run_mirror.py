@@ -233,10 +233,10 @@ def test_while_the_server_is_away_nothing_blocks_and_afterwards_nothing_is_missi
     monkeypatch.setattr(outbox, "FIRST_WAIT_SECONDS", 0.05)
     send, away = Delivery.send, [True]
 
-    def flaky(delivery, events):
+    def flaky(delivery, events, arrived):
         if away[0]:
             raise ConnectionError("connection refused")
-        send(delivery, events)
+        send(delivery, events, arrived)
 
     monkeypatch.setattr(Delivery, "send", flaky)
     mirrored = mirror(home)
@@ -252,7 +252,9 @@ def test_while_the_server_is_away_nothing_blocks_and_afterwards_nothing_is_missi
 
 
 def test_close_says_what_has_not_arrived(home, monkeypatch):
-    monkeypatch.setattr(Delivery, "send", lambda delivery, events: (_ for _ in ()).throw(ConnectionError("refused")))
+    monkeypatch.setattr(
+        Delivery, "send", lambda delivery, events, arrived: (_ for _ in ()).throw(ConnectionError("refused"))
+    )
     mirrored = mirror(home)
     mirrored.start()
     mirrored.trial_started("t1", 0, PARAMS, 1000)
@@ -265,7 +267,7 @@ def test_close_says_what_has_not_arrived(home, monkeypatch):
 def test_close_gives_a_server_that_is_away_one_more_try(home, monkeypatch):
     tries = []
 
-    def away(delivery, events):
+    def away(delivery, events, arrived):
         tries.append(len(events))
         raise ConnectionError("refused")
 
