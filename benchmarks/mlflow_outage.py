@@ -44,6 +44,7 @@ class Timed:
         self.listener, self.phase, self.seconds = listener, "up", {}
 
     def __call__(self, study, record) -> None:
+        """Pass a record on."""
         begun = time.perf_counter()
         self.listener(study, record)
         self.seconds.setdefault(self.phase, []).append(time.perf_counter() - begun)

@@ -12,7 +12,15 @@ from odmt.home import Home
 from odmt.tracking.artifacts import send_artifacts
 from odmt.tracking.connection import connect, experiment_id
 from odmt.tracking.events import Event, Study, StudyEnded, StudyTagged, TrialEnded, TrialEpoch, TrialStarted
-from odmt.tracking.known_runs import EPOCH_KEY, PARENT_TAG, RUNNING, UNFINISHED, TrialRun, known_runs
+from odmt.tracking.known_runs import (
+    ATTEMPTS_TAG,
+    EPOCH_KEY,
+    PARENT_TAG,
+    RUNNING,
+    UNFINISHED,
+    TrialRun,
+    known_runs,
+)
 from odmt.tracking.redaction import redacted
 from odmt.tracking.values import best_name, chunks, flat, split_finite
 
@@ -107,29 +115,41 @@ class Delivery:
 
     def _start(self, event: TrialStarted) -> None:
         tags = {**self._study.tags, **(event.tags or {})}
+        attempts = tags.get(ATTEMPTS_TAG)
         run = self._trials.get(event.trial_id)
+        # The log sent again after a restart tells of attempts that are known; what ended with them stays ended.
+        goes_on = run is None or (not run.complete and (attempts is None or attempts != run.attempts))
         if run is None:
-            of_study = {"odmt.study": self._study.name, "odmt.study_id": self._study.study_id}
-            tags |= {**of_study, "odmt.trial": event.trial_id, PARENT_TAG: self.parent_run_id}
-            made = self._client.create_run(
-                self._experiment_id,
-                start_time=event.at_ms,
-                tags={name: _tag(value) for name, value in tags.items()},
-                run_name=f"trial-{event.number:03d}",
-            )
-            run = self._trials[event.trial_id] = TrialRun(str(made.info.run_id), complete=False)
+            run = self._trials[event.trial_id] = self._make(event, tags)
             tags = {}
-        elif not run.complete:
+        elif goes_on:
             self._reopen(run.run_id)
         run.params = flat(event.params)
         if run.complete:
             return
-        if self._reopens and not self._open:
+        if goes_on and self._reopens and not self._open:
             self._reopen(self.parent_run_id)
             self._open, self._completed = True, False
         missing = {name: value for name, value in run.params.items() if name not in run.known_params}
         self._send(run.run_id, params=missing, tags=tags)
         run.known_params |= missing.keys()
+        run.attempts = attempts
+
+    def _make(self, event: TrialStarted, tags: Mapping[str, str]) -> TrialRun:
+        named = {
+            **tags,
+            "odmt.study": self._study.name,
+            "odmt.study_id": self._study.study_id,
+            "odmt.trial": event.trial_id,
+            PARENT_TAG: self.parent_run_id,
+        }
+        made = self._client.create_run(
+            self._experiment_id,
+            start_time=event.at_ms,
+            tags={name: _tag(value) for name, value in named.items()},
+            run_name=f"trial-{event.number:03d}",
+        )
+        return TrialRun(str(made.info.run_id), complete=False)
 
     def _reopen(self, run_id: str) -> None:
         self._client.update_run(run_id, status="RUNNING")

@@ -14,6 +14,7 @@ RUNNING = "running"
 UNFINISHED = ("killed", RUNNING)
 PARENT = ""
 PARENT_TAG = "mlflow.parentRunId"
+ATTEMPTS_TAG = "odmt.attempts"
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ class TrialRun:
         params: resolved values as dotted paths, for the checkpoint's configuration.
         dropped: names of metrics that were not finite, in order.
         known_params: that have arrived.
+        attempts: what its tag says of them; None = nothing.
         artifact_failures: times that its files were refused while the server answered everything else.
     """
 
@@ -37,6 +39,7 @@ class TrialRun:
     params: Mapping[str, Any] = field(default_factory=dict)
     dropped: dict[str, None] = field(default_factory=dict)
     known_params: set[str] = field(default_factory=set)
+    attempts: str | None = None
     artifact_failures: int = 0
 
 
@@ -120,4 +123,5 @@ def _seen(run: "Run") -> TrialRun:
         last_epoch=int(run.data.metrics.get(EPOCH_KEY, 0)),
         dropped=dict.fromkeys(dropped.split("; ")) if dropped else {},
         known_params=set(run.data.params),
+        attempts=run.data.tags.get(ATTEMPTS_TAG),
     )

@@ -106,14 +106,31 @@ def test_a_batch_that_arrived_in_part_is_completed_and_nothing_of_it_is_there_tw
     assert len(client.get_run(run_id).data.metrics) == 1501
 
 
-def test_a_study_that_met_its_budget_is_completed_and_its_interrupted_trials_are_killed(home, client):
+def meet_budget(home, epochs, attempt, now):
+    """Send what the log of a study says whose time is up: one interrupted trial."""
     mirrored = mirror(home)
     mirrored.start()
-    mirrored.trial_started("t1", 0, {}, 1000)
-    mirrored.study_ended("completed", {}, 2000)
+    mirrored.trial_started("t1", 0, {}, 1000, {"odmt.attempts": attempt})
+    for epoch in range(1, epochs + 1):
+        mirrored.trial_epoch("t1", epoch, {"x": 0.5}, 1000 + epoch)
+    mirrored.study_ended("completed", {"trials_interrupted": 1.0}, now)
     assert mirrored.close() == 0
+
+
+def test_a_study_that_met_its_budget_is_completed_and_its_interrupted_trials_are_killed(home, client):
+    meet_budget(home, 1, "1", 2000)
     states = {run.info.run_name: (run.info.status, run.data.tags["odmt.outcome"]) for run in runs_of(client)}
     assert states == {"s": ("FINISHED", "completed"), "trial-000": ("KILLED", "killed")}
+
+
+def test_a_study_that_met_its_budget_and_is_only_read_again_keeps_its_end_until_it_is_extended(home, client):
+    ends = []
+    for epochs, attempt, now in ((1, "1", 2000), (2, "1", 3000), (3, "2", 4000)):
+        meet_budget(home, epochs, attempt, now)
+        ends.append([run.info.end_time for run in sorted(runs_of(client), key=lambda run: run.info.run_name)])
+    assert ends == [[2000, 2000], [2000, 2000], [4000, 4000]]
+    [child] = [run for run in runs_of(client) if run.info.run_name != "s"]
+    assert [item.step for item in client.get_metric_history(child.info.run_id, "x")] == [1, 2, 3]
 
 
 def test_a_place_for_files_that_stays_closed_does_not_hold_up_the_metrics(home, client, monkeypatch, caplog):
