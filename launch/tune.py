@@ -216,6 +216,7 @@ def report(home: "Home", study: "StudyView", before: "StudyView | None") -> None
     print(*ending.best_lines(study.best), sep="\n")
     Console().print(ending.best_table(home, study.best))
     print("next: make ui")
+    print(f"      python launch/report.py {study.name}")
     print(f"      python launch/promote.py {study.name}")
 
 

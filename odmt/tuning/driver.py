@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from odmt.tuning.resources import trial_resources
 from odmt.tuning.space import Space
 from odmt.tuning.state import Study
 from odmt.tuning.study import StudyView, view
+from odmt.tuning.warm_start import warm_records
 
 
 def _silent(sentence: str) -> None:
@@ -98,7 +100,16 @@ def run_study(space: Space, home: Home, name: str, options: Options) -> StudyVie
         options.say(sentence)
     folder = writable_folder(home.study(name))
     with EventLog(folder) as log:
-        open_study(log, name, space, inputs.digest, extend=options.extend, run_digests=inputs.run_digests)
+        open_study(
+            log,
+            name,
+            space,
+            inputs.digest,
+            extend=options.extend,
+            run_digests=inputs.run_digests,
+            warm_start=options.warm_start,
+            warm=partial(warm_records, home, options.warm_start, space, inputs.digest),
+        )
         _say_standing(log.study, options.say)
         options.opened(folder, inputs)
         log.listeners += [options.listener] if options.listener else []
