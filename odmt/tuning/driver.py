@@ -1,10 +1,9 @@
 """Run a study: from the event log, through Ray, back to the event log."""
 
 import os
-import shutil
 import signal
 import socket
-import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,20 +13,26 @@ from pathlib import Path
 from typing import Any
 
 from odmt.cluster.connect import Place, check_reachable, choose_place, connect, disconnect, num_cpus, num_gpus
+from odmt.cluster.nodes import alive_nodes
 from odmt.cluster.storage import writable_folder
+from odmt.cluster.workers import Workers
 from odmt.errors import ConfigError, InterruptedStudy, SharedFeaturesError
 from odmt.home import Home, code_version
+from odmt.tuning.budget import record_met
 from odmt.tuning.callbacks import MirrorListener
 from odmt.tuning.event_log import EventLog, Listener
 from odmt.tuning.identity import open_study
 from odmt.tuning.journal import Journal
 from odmt.tuning.preflight import Inputs, Source
 from odmt.tuning.progress import StudyProgress, clock
-from odmt.tuning.resources import trial_resources
+from odmt.tuning.resources import resource_sentences, slots, trial_resources
+from odmt.tuning.room import BYTES_PER_PARAMETER, largest_configs, num_parameters, room_sentences
 from odmt.tuning.space import Space
 from odmt.tuning.state import Study
 from odmt.tuning.study import StudyView, view
+from odmt.tuning.tune_loop import Reservation, run_loop
 from odmt.tuning.warm_start import warm_records
+from odmt.tuning.watch import Watch
 
 
 def _silent(sentence: str) -> None:
@@ -114,6 +119,9 @@ def run_study(space: Space, home: Home, name: str, options: Options) -> StudyVie
         options.opened(folder, inputs)
         log.listeners += [options.listener] if options.listener else []
         with _mirrored(log, options):
+            last = log.study.last_time
+            if last is not None:
+                record_met(log, last, at=last)  # before Ray starts: nobody has searched since
             if not log.study.finished:
                 _search(space, home, folder, log, place, inputs.feature_bytes, options)
         if log.study.tainted:
@@ -134,9 +142,14 @@ def _search(
     with ExitStack() as stack:
         stack.callback(journal.close)
         connect(place, feature_bytes=feature_bytes, num_cpus=options.local_cpus, temp_dir=options.ray_folder)
+        workers = Workers()
+        stack.callback(workers.wait_until_gone)
         stack.callback(disconnect)
-        stack.enter_context(stopping_on_signals(journal))
-        cpus, gpus, concurrent = trial_resources(space, num_cpus(), num_gpus())
+        signalled = stack.enter_context(stopping_on_signals(journal))
+        accelerator = space.resources.accelerator_type
+        cpus, gpus, concurrent = trial_resources(space, num_cpus(), num_gpus(), alive_nodes())
+        for sentence in resource_sentences(space, num_gpus()):
+            options.say(sentence)
         options.say(
             f"{concurrent} trials at once, each with {cpus:g} CPUs and {gpus:g} GPUs; "
             f"sampler {space.sampler.name}, scheduler {space.scheduler.name}"
@@ -156,74 +169,56 @@ def _search(
         begun = time.monotonic()
         shared = share(home, list(space.loaded_configs()), options.source.loaders)
         options.say(f"shared features loaded in {clock(time.monotonic() - begun)}")
+        _check_room(space, folder, log.study, shared, concurrent, options.say)
         runner = {"runner": options.runner} if options.runner else {}
         job = TrialJob(str(folder), shared, space.scheduler, threads_for(cpus), gpus, **runner)
         if not options.quiet:
             progress = StudyProgress(log.study, space, standing=options.standing)
             log.listeners.append(stack.enter_context(progress))
+        watch = Watch(
+            journal,
+            slots=lambda aside: slots(alive_nodes(), cpus, gpus, accelerator, aside),
+            signalled=signalled,
+            workers=workers,
+        )
         if not journal.stopping.is_set():
-            _fit(journal, folder, job, cpus=cpus, gpus=gpus, concurrent=concurrent)
+            run_loop(watch, folder, job, Reservation(cpus, gpus, concurrent, accelerator))
         if log.failure is not None:
             raise log.failure
         try:
             check_all(shared)
         except SharedFeaturesError as error:
             journal.taint(f"found at the end: {error}")
+        if watch.failure is not None and not log.study.tainted:
+            raise watch.failure
 
 
-def _fit(journal: Journal, folder: Path, job: Any, *, cpus: float, gpus: float, concurrent: int) -> None:
-    """Let Tune run what the journal hands out; whatever it returns, the log is the result."""
-    from ray import tune
+def _check_room(
+    space: Space, folder: Path, study: Study, shared: Any, concurrent: int, say: Callable[[str], None]
+) -> None:
+    from odmt.cluster.shared_features import arrays_for
 
-    from odmt.tuning.search import StudyScheduler, StudySearch, StudyStopper
-    from odmt.tuning.trial import run_trial
-
-    shutil.rmtree(folder / "scratch", ignore_errors=True)  # of drivers that were killed; this one owns the study
-    scratch = Path(tempfile.mkdtemp(prefix="tune-", dir=writable_folder(folder / "scratch")))
-    trainable = tune.with_resources(tune.with_parameters(run_trial, job=job), {"cpu": cpus, "gpu": gpus})
-    tuner = tune.Tuner(
-        trainable,
-        tune_config=tune.TuneConfig(
-            num_samples=-1,  # attempts are trials to Tune; the searcher says when the study is over
-            search_alg=StudySearch(journal),
-            scheduler=StudyScheduler(journal),
-            max_concurrent_trials=concurrent,
-            reuse_actors=journal.space.resources.reuse_workers,
-            trial_name_creator=lambda trial: str(trial.config["trial_id"]),
-            trial_dirname_creator=lambda trial: str(trial.config["trial_id"]),
-        ),
-        run_config=tune.RunConfig(
-            name=scratch.name,
-            storage_path=str(scratch),
-            stop=StudyStopper(journal),
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=0),  # another attempt is the journal's decision
-            checkpoint_config=tune.CheckpointConfig(),
-        ),
-    )
-    try:
-        tuner.fit()
-    except Exception:
-        if journal.log.failure is None:
-            raise
-        journal.stopping.set()  # the log could not be written: its own sentence is told instead of Tune's
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    configs = set(largest_configs(space))
+    parameters = max(num_parameters(config, arrays_for(shared, config)[0]) for config in configs)
+    for sentence in room_sentences(folder, study, parameters * BYTES_PER_PARAMETER, concurrent):
+        say(sentence)
 
 
 @contextmanager
-def stopping_on_signals(journal: Journal) -> Iterator[None]:
-    """End the search on SIGINT and SIGTERM; a second one ends it at once."""
+def stopping_on_signals(journal: Journal) -> Iterator[threading.Event]:
+    """End the search on SIGINT and SIGTERM, and set what is yielded; a second one ends it at once."""
+    signalled = threading.Event()
 
     def stop(number: int, frame: Any) -> None:
         del number, frame
-        if journal.stopping.is_set():
+        if signalled.is_set():
             raise KeyboardInterrupt
+        signalled.set()
         journal.stopping.set()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield signalled
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
