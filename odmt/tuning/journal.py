@@ -169,7 +169,7 @@ class Journal:
             checkpoint=result["checkpoint"],
             seconds=result["seconds"],
             host=result.get("host"),
-            reason=_not_finite(self.log.study.objectives, epoch, metrics) if decided == FAIL else None,
+            reason=why_not_finite(self.log.study.objectives, epoch, metrics) if decided == FAIL else None,
         )
         return decided
 
@@ -243,7 +243,8 @@ def adjusted(config: Mapping[str, Any], adjust: Mapping[str, Any]) -> dict[str, 
     return changed
 
 
-def _not_finite(objectives: Sequence[tuple[str, str]], epoch: int, metrics: Mapping[str, Any]) -> str:
+def why_not_finite(objectives: Sequence[tuple[str, str]], epoch: int, metrics: Mapping[str, Any]) -> str:
+    """Return the reason of a trial that failed because of what it reported."""
     wrong = [name for name, _ in objectives if metrics.get(name) is None or not math.isfinite(metrics[name])]
     named = " and ".join("the validation metric" if name == METRIC else name for name in wrong)
     return f"epoch {epoch}: {named} is not a finite number"
