@@ -17,10 +17,10 @@ from odmt.cluster.storage import writable_folder
 from odmt.errors import ConfigError, InterruptedStudy, SharedFeaturesError
 from odmt.home import Home, code_version
 from odmt.tuning.callbacks import MirrorListener
-from odmt.tuning.event_log import EventLog
+from odmt.tuning.event_log import EventLog, Listener
 from odmt.tuning.identity import open_study
 from odmt.tuning.journal import Journal
-from odmt.tuning.preflight import Source
+from odmt.tuning.preflight import Inputs, Source
 from odmt.tuning.progress import StudyProgress, clock
 from odmt.tuning.resources import trial_resources
 from odmt.tuning.space import Space
@@ -30,6 +30,14 @@ from odmt.tuning.study import StudyView, view
 
 def _silent(sentence: str) -> None:
     del sentence
+
+
+def _unheard(folder: Path, inputs: Inputs) -> None:
+    del folder, inputs
+
+
+def _no_words() -> str:
+    return ""
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,10 @@ class Options:
         source: where the inputs come from.
         local_cpus: CPUs of a local Ray; None = all.
         ray_folder: of a local Ray; None = Ray's own.
+        warm_start: names of earlier studies that a new one begins with.
+        opened: told the study's folder and inputs once it is known to be the one asked for.
+        listener: of the event log; None = none.
+        standing: says how MLflow stands, for the live view.
     """
 
     command: str = "python launch/tune.py"
@@ -59,6 +71,10 @@ class Options:
     source: Source = field(default_factory=Source)
     local_cpus: int | None = None
     ray_folder: Path | None = None
+    warm_start: tuple[str, ...] = ()
+    opened: Callable[[Path, Inputs], None] = _unheard
+    listener: Listener | None = None
+    standing: Callable[[], str] = _no_words
 
 
 def run_study(space: Space, home: Home, name: str, options: Options) -> StudyView:
@@ -84,6 +100,8 @@ def run_study(space: Space, home: Home, name: str, options: Options) -> StudyVie
     with EventLog(folder) as log:
         open_study(log, name, space, inputs.digest, extend=options.extend, run_digests=inputs.run_digests)
         _say_standing(log.study, options.say)
+        options.opened(folder, inputs)
+        log.listeners += [options.listener] if options.listener else []
         with _mirrored(log, options):
             if not log.study.finished:
                 _search(space, home, folder, log, place, inputs.feature_bytes, options)
@@ -130,8 +148,7 @@ def _search(
         runner = {"runner": options.runner} if options.runner else {}
         job = TrialJob(str(folder), shared, space.scheduler, threads_for(cpus), gpus, **runner)
         if not options.quiet:
-            max_epochs = space.base.train.max_epochs
-            progress = StudyProgress(log.study, max_epochs=max_epochs)
+            progress = StudyProgress(log.study, space, standing=options.standing)
             log.listeners.append(stack.enter_context(progress))
         if not journal.stopping.is_set():
             _fit(journal, folder, job, cpus=cpus, gpus=gpus, concurrent=concurrent)

@@ -40,10 +40,6 @@ SPACES = {
     "another sampler's setting": (SPACE.replace("seed: 3", "seed: 3, sigma: 0.2"), "sampler tpe has no sigma"),
     "an unknown sampler": (SPACE.replace("seed: 3", "name: bohb"), "sampler.name: expected one of tpe, random, grid"),
     "a bracket without a rung": (SPACE.replace("grace_period: 2", "grace_period: 2, brackets: 3"), "has no rung below"),
-    "more sentinels than trials": (
-        SPACE.replace("grace_period: 2", "grace_period: 2, sentinels: 9"),
-        "more than budget",
-    ),
     "hours below zero": (
         SPACE.replace("trials: 8", "trials: 8, time_hours: -1"),
         "time_hours: -1.0 is not above",
