@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import psutil
 from conftest import CHECKOUT
+from kill_evidence import notes
 from processes import lives, surviving
 
 REAP_SECONDS = 5.0
@@ -39,6 +40,7 @@ class Search:
         words: what the user would have typed after ``python``.
         kills: so far.
         process: the driver, None before the first start.
+        startup: seconds that a start is expected to need until its first epoch begins; what was seen last.
         left: what killed drivers left, by the time of the kill.
     """
 
@@ -54,6 +56,7 @@ class Search:
         self._environment |= {"ODMT_HOME": str(self.root), "PYTHONPATH": path}
         self._output = self.root / "driver.txt"
         self.kills: list[Kill] = []
+        self.startup = 12.0
         self.process: subprocess.Popen | None = None
         self.left: list[tuple[float, psutil.Process]] = []
 
@@ -71,7 +74,7 @@ class Search:
 
     def start(self):
         """Start the driver, in a session of its own as from another terminal."""
-        self._started, self._records, self._begun_before = time.monotonic(), len(self._lines()), self._begun()
+        self._started, self._records, self._begun_before = time.time(), len(self._lines()), len(self._begun())
         with open(self._output, "wb") as output:
             self.process = self.another(output)
 
@@ -95,7 +98,7 @@ class Search:
     def wait_for_epochs(self, count, seconds=120):
         """Wait until workers have begun so many epochs since this start."""
         deadline = time.monotonic() + seconds
-        while self._begun() < self._begun_before + count:
+        while len(self._begun()) < self._begun_before + count:
             assert self.process.poll() is None, f"the driver ended: {self.output}"
             assert time.monotonic() < deadline, f"waited {seconds} s in vain: {self.output}"
             time.sleep(0.1)
@@ -105,11 +108,13 @@ class Search:
         self._wait(seconds)
         children = descendants(self.process.pid)
         self.process.send_signal(signal.SIGKILL)
-        took = time.monotonic() - self._started
+        took = time.time() - self._started
         self.process.wait()
         self.left += [(time.monotonic(), child) for child in children]
         lines = self._lines()
         in_startup = not any(b'"kind":"started"' in line for line in lines[self._records :])
+        begun = self._begun()[self._begun_before :]
+        self.startup = begun[0] - self._started if begun else max(self.startup, took)
         self.kills.append(Kill(took, in_startup, b"".join(lines)))
         return self.kills[-1]
 
@@ -141,8 +146,9 @@ class Search:
             return
 
     def _begun(self):
+        """Times at which workers began epochs."""
         path = self.study / "executed.txt"
-        return sum(line.endswith("begin") for line in path.read_text().splitlines()) if path.exists() else 0
+        return [note.time for note in notes(path) if note.what == "begin"] if path.exists() else []
 
     def _lines(self):
         """Complete lines; a torn tail is left out."""

@@ -26,7 +26,8 @@ class Plan(NamedTuple):
         trials: of the study.
         space: its space file's text.
         epoch_seconds: of an epoch.
-        kills: ``(since, low, high)``: uniform seconds since the driver's start, or since its first epoch began.
+        kills: uniform seconds (since, low, high). ``start``: both since the driver's start; ``epoch``: both since its
+            first epoch began; ``both``: from ``low`` after the start to ``high`` after the expected first epoch.
         minutes: that its last driver may take.
     """
 
@@ -47,7 +48,7 @@ class Killed(NamedTuple):
 
 
 SHORT = Plan(8, space_text(), 1.0, [("start", 1, 12), ("epoch", 0, 4), ("epoch", 0, 4)], 5)
-LONG = Plan(30, space_text(trials=30, max_epochs=10, startup_trials=8), 2.0, [("start", 1, 30)] * 20, 20)
+LONG = Plan(30, space_text(trials=30, max_epochs=10, startup_trials=8), 2.0, [("both", 1, 15)] * 20, 20)
 PLANS = [pytest.param(SHORT, id="short"), pytest.param(LONG, id="long", marks=pytest.mark.long)]
 
 
@@ -76,7 +77,7 @@ def kill_again_and_again(search, plan, draw):
         search.start()
         if since == "epoch":
             search.wait_for_epochs(1)
-        kill = search.kill(draw.uniform(low, high))
+        kill = search.kill(draw.uniform(low, high + (search.startup if since == "both" else 0)))
         where, kept = "in start-up" if kill.in_startup else "while trials ran", kill.kept.count(b"\n")
         print(f"kill {number}: {kill.seconds:.1f} s after the start, {where}; {kept} records", flush=True)
         if draw.random() < 0.5:  # otherwise it starts again while orphaned workers are still at their epoch
