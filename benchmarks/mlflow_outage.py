@@ -20,7 +20,8 @@ from parts.mlflow_server import Server
 
 from odmt.home import Home
 
-EPOCHS = 20
+EPOCHS, MOST_TRIALS = 20, 100_000
+CATCH_UP_SECONDS = 300
 
 
 def main() -> int:
@@ -72,17 +73,16 @@ def measure(home: Home, arguments: argparse.Namespace) -> dict[str, object]:
         params={},
     )
     mirror.start()
-    phases = 2 * arguments.up + arguments.away + 25 * arguments.kills
-    trials = int(phases * arguments.rate / (EPOCHS + 2))
+    stop = threading.Event()
     late: dict[str, list[float]] = {}
     with EventLog(home.study("outage")) as log:
-        search_events.begin(log, trials)
+        search_events.begin(log, MOST_TRIALS)
         timed = Timed(MirrorListener(mirror))
         log.listeners.append(timed)
 
         def loop() -> None:
             due = time.perf_counter()
-            for _ in search_events.steps(log, trials, EPOCHS, at_once=8):
+            for _ in search_events.steps(log, MOST_TRIALS, EPOCHS, at_once=8, stop=stop):
                 late.setdefault(timed.phase, []).append(max(0.0, time.perf_counter() - due))
                 due += 1 / arguments.rate
                 time.sleep(max(0.0, due - time.perf_counter()))
@@ -90,23 +90,27 @@ def measure(home: Home, arguments: argparse.Namespace) -> dict[str, object]:
         search = threading.Thread(target=loop)
         search.start()
         try:
-            most, caught_up = outages(server, mirror, timed, search, arguments)
-            search.join()
+            most = outages(server, mirror, timed, arguments)
         finally:
-            if not server.answers():
-                server.kill()
-                server.start()
+            stop.set()
+            search.join()
+        begun = time.monotonic()
+        while mirror.pending and time.monotonic() - begun < CATCH_UP_SECONDS:
+            time.sleep(0.2)
+        caught_up = time.monotonic() - begun
+        print(mirror.standing, flush=True)
         timed.listener.study_ended(log.study, time.time())
         unsent = mirror.close()
         differences = search_events.differences(log, connect(home))
+        trials = len(log.study.trials)
         epochs = sum(len(trial.epochs) for trial in log.study.trials.values())
     server.kill()
     inside = {phase: percentiles(seconds) for phase, seconds in timed.seconds.items()}
     for phase, values in inside.items():
-        print(f"in the listener, server {phase:6s} " + ", ".join(f"{k} {v} ms" for k, v in values.items()))
+        print(f"in the listener, server {phase:8s} " + ", ".join(f"{k} {v} ms" for k, v in values.items()))
     for phase, seconds in late.items():
         print(
-            f"a record late by, server {phase:6s}" + ", ".join(f"{k} {v} ms" for k, v in percentiles(seconds).items())
+            f"a record late by, server {phase:8s} " + ", ".join(f"{k} {v} ms" for k, v in percentiles(seconds).items())
         )
     print(
         f"{trials} trials, {epochs} epochs; {len(differences)} differences between MLflow and the log", *differences[:9]
@@ -128,8 +132,8 @@ def measure(home: Home, arguments: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def outages(server, mirror, timed, search, arguments) -> tuple[int, float]:
-    """Take the server away for long, then at random; return the most that waited, and how long catching up took."""
+def outages(server, mirror, timed, arguments) -> int:
+    """Take the server away for long, then at random while it catches up; return the most events that waited."""
     draw = random.Random(arguments.seed)
     time.sleep(arguments.up)
     print(mirror.standing, flush=True)
@@ -142,12 +146,9 @@ def outages(server, mirror, timed, search, arguments) -> tuple[int, float]:
         print(mirror.standing, flush=True)
     timed.phase = "starting"
     server.start()
-    back = time.monotonic()
     timed.phase = "up"
-    while mirror.pending > 50 and time.monotonic() - back < 180:
-        time.sleep(0.2)
-    caught_up = time.monotonic() - back
-    time.sleep(max(0.0, arguments.up - caught_up))
+    time.sleep(arguments.up)
+    print(mirror.standing, flush=True)
     for _ in range(arguments.kills):
         time.sleep(draw.uniform(1, 8))
         timed.phase = "killed"
@@ -155,7 +156,8 @@ def outages(server, mirror, timed, search, arguments) -> tuple[int, float]:
         time.sleep(draw.uniform(0, 4))
         server.start()
         timed.phase = "up"
-    return most, caught_up
+    time.sleep(arguments.up / 4)
+    return most
 
 
 def percentiles(seconds: list[float]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """A search that does no work: its event log and what MLflow must hold of it afterwards."""
 
 import random
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -19,8 +20,10 @@ def begin(log: EventLog, trials: int) -> None:
     )  # fmt: skip
 
 
-def steps(log: EventLog, trials: int, epochs: int, at_once: int) -> Iterator[float]:
-    """Commit one record after another, as a search with some trials at once would.
+def steps(
+    log: EventLog, trials: int, epochs: int, at_once: int, stop: threading.Event | None = None
+) -> Iterator[float]:
+    """Commit one record after another, as a search with some trials at once would; once stopped it begins no more.
 
     Yields:
         After each record the seconds that its commit took, listeners included.
@@ -30,6 +33,8 @@ def steps(log: EventLog, trials: int, epochs: int, at_once: int) -> Iterator[flo
     running: list[list[int]] = []
     draw = random.Random(1)
     while todo or running:
+        if stop is not None and stop.is_set():
+            todo = []
         while todo and len(running) < at_once:
             number = todo.pop(0)
             yield _commit(

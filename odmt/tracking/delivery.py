@@ -76,6 +76,10 @@ class Delivery:
             },
         )
 
+    def probe(self) -> None:
+        """Ask for little, and raise where nobody answers: looking again is slow for a large study."""
+        self._client.search_experiments(max_results=1)
+
     def look_again(self) -> None:
         """Find runs whose making was answered to nobody; call after an outage."""
         in_use = {self.parent_run_id, *(run.run_id for run in self._trials.values())}

@@ -15,7 +15,7 @@ from odmt.tracking.redaction import first_line, redacted
 from odmt.tracking.values import time_span
 
 EVENTS_A_TURN = 200
-FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 60.0
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 15.0
 LAST_TRY_SECONDS = 5.0
 # Importing MLflow and making its database takes up to 20 s on a slow disk; MLflow's own tries at a database that is
 # away take 100 s.
@@ -169,6 +169,8 @@ class Outbox:
             self._delivery = Delivery(self._home, self._study)
         elif self._away_since is not None:
             try:
+                self._delivery.probe()
+                self._answered.set()
                 self._delivery.look_again()
             except Exception as error:  # of no event, so none may be dropped for it
                 raise unreachable(self.url, error) from error
