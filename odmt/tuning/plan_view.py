@@ -14,9 +14,9 @@ from odmt.tuning.axes import Axis
 from odmt.tuning.plan import BracketPlan, Plan
 from odmt.tuning.planning import Outlook
 from odmt.tuning.probe import Probe
-from odmt.tuning.progress import clock, shown_values
 from odmt.tuning.room import BYTES_PER_PARAMETER
 from odmt.tuning.space import Space
+from odmt.tuning.wording import clock, shown_values
 
 
 def plan_view(space: Space, name: str, outlook: Outlook, tracking: str, probes: Sequence[Probe] = ()) -> Group:
