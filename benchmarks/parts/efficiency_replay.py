@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 
 from odmt.tuning.event_log import EventLog, decode, encode
+from odmt.tuning.folding import apply
 from odmt.tuning.identity import open_study
 from odmt.tuning.journal import Assignment, Journal
 from odmt.tuning.samplers import grid
 from odmt.tuning.space import Space
-from odmt.tuning.folding import apply
 from odmt.tuning.state import CONTINUE, METRIC, Study
 from parts.efficiency_table import Curve, Table
 

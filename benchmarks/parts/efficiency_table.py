@@ -1,4 +1,4 @@
-"""Every combination of a small space, trained once to its last epoch: what a replayed search looks its results up in."""
+"""Every combination of a small space, trained once to its last epoch: where a replayed search looks up its results."""
 
 import json
 import random

@@ -37,5 +37,6 @@ def log_report(home: Home, experiment: str, study_id: str, files: list[Path]) ->
     except Exception as error:
         raise unreachable(home.tracking_uri, error) from error
     raise ServiceError(
-        f"MLflow at {redacted(home.tracking_uri)} has no run of study {study_id}; its search, run again, sends what is missing"
+        f"MLflow at {redacted(home.tracking_uri)} has no run of study {study_id}; its search, run again, sends what is "
+        "missing"
     )
