@@ -1,7 +1,7 @@
 import dataclasses
 
 import pytest
-from fake_search import SOURCE, SPACE, write_space
+from fake_search import SOURCE, write_space
 
 from odmt.cluster.connect import Place
 from odmt.tuning import planning
@@ -98,10 +98,19 @@ def test_a_plan_comes_back_as_it_was_kept(tmp_path):
     assert read_plan(tmp_path) is None
 
 
-def with_axes(folder, axes, incumbent, more=""):
-    head, _, tail = SPACE.partition("incumbent:")
-    tail = tail[tail.index("sampler:") :]
-    return load_space(write_space(folder, f"{head}incumbent: {incumbent}\naxes:\n{axes}{more}{tail}"))
+BARE = """
+fixed:
+  data: {max_seq_len: 4}
+  model: {id_init: random}
+  sequence: {num_layers: 1, num_heads: 1}
+  train: {max_epochs: 6}
+budget: {trials: 8}
+resources: {gpus_per_trial: 0}
+"""
+
+
+def with_axes(folder, axes, incumbent):
+    return load_space(write_space(folder, f"{BARE}incumbent: {incumbent}\naxes:\n{axes}"))
 
 
 CHOICES = """  train.batch_size: {type: choice, values: [8, 16]}
