@@ -140,7 +140,7 @@ def test_the_code_version_starts_with_the_packages():
     assert code_version().startswith("0.")
 
 
-HEAVY = ("torch", "ray", "mlflow", "optuna", "transformers", "pandas", "pyarrow")
+HEAVY = ("torch", "ray", "mlflow", "optuna", "transformers", "pandas", "pyarrow", "plotly")
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in (CHECKOUT / "launch").glob("*.py")))

@@ -1,25 +1,30 @@
 """Where a study's state and checkpoints lie."""
 
+import errno
 import tempfile
 from pathlib import Path
 
-from odmt.errors import ServiceError
+from odmt.errors import ConfigError, ServiceError
+
+_WRONG_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 def writable_folder(folder: Path) -> Path:
     """Make a folder and prove that it can be written to.
 
     Raises:
-        ServiceError: it cannot; says why.
+        ConfigError: the place is wrong: no permission, a read-only disk, below a file.
+        ServiceError: it cannot for another reason, such as a full disk.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-"):
             pass
     except OSError as error:
-        raise ServiceError(
-            f"{folder}: cannot be written to: {error.strerror}; set ODMT_HOME to a place that can"
-        ) from error
+        sentence = f"cannot be written to: {error.strerror}; set ODMT_HOME to a place that can"
+        if error.errno in _WRONG_PLACE:
+            raise ConfigError(folder, [sentence]) from error
+        raise ServiceError(f"{folder}: {sentence}") from error
     return folder
 
 

@@ -66,7 +66,7 @@ class Axis:
             return next(option for option in self.values if same(value, option))
         if self.kind in ("int", "logint") or (self.kind == "quniform" and self.is_whole):
             return int(value)
-        return float(value)
+        return self._exact(value) if self.kind == "quniform" else float(value)
 
     @property
     def is_whole(self) -> bool:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from odmt.errors import ConfigError, InterruptedStudy, SharedFeaturesError
 from odmt.home import Home, code_version
 from odmt.tuning.budget import record_met
 from odmt.tuning.callbacks import MirrorListener
-from odmt.tuning.event_log import EventLog
+from odmt.tuning.event_log import EventLog, Listener
 from odmt.tuning.identity import open_study
 from odmt.tuning.journal import Journal
-from odmt.tuning.preflight import Source
+from odmt.tuning.preflight import Inputs, Source
 from odmt.tuning.progress import StudyProgress, clock
 from odmt.tuning.resources import resource_sentences, slots, trial_resources
 from odmt.tuning.room import BYTES_PER_PARAMETER, largest_configs, num_parameters, room_sentences
@@ -30,11 +31,20 @@ from odmt.tuning.space import Space
 from odmt.tuning.state import Study
 from odmt.tuning.study import StudyView, view
 from odmt.tuning.tune_loop import Reservation, run_loop
+from odmt.tuning.warm_start import warm_records
 from odmt.tuning.watch import Watch
 
 
 def _silent(sentence: str) -> None:
     del sentence
+
+
+def _unheard(folder: Path, inputs: Inputs) -> None:
+    del folder, inputs
+
+
+def _no_words() -> str:
+    return ""
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,10 @@ class Options:
         source: where the inputs come from.
         local_cpus: CPUs of a local Ray; None = all.
         ray_folder: of a local Ray; None = Ray's own.
+        warm_start: names of earlier studies that a new one begins with.
+        opened: told the study's folder and inputs once it is known to be the one asked for.
+        listener: of the event log; None = none.
+        standing: says how MLflow stands, for the live view.
     """
 
     command: str = "python launch/tune.py"
@@ -64,6 +78,10 @@ class Options:
     source: Source = field(default_factory=Source)
     local_cpus: int | None = None
     ray_folder: Path | None = None
+    warm_start: tuple[str, ...] = ()
+    opened: Callable[[Path, Inputs], None] = _unheard
+    listener: Listener | None = None
+    standing: Callable[[], str] = _no_words
 
 
 def run_study(space: Space, home: Home, name: str, options: Options) -> StudyView:
@@ -87,8 +105,19 @@ def run_study(space: Space, home: Home, name: str, options: Options) -> StudyVie
         options.say(sentence)
     folder = writable_folder(home.study(name))
     with EventLog(folder) as log:
-        open_study(log, name, space, inputs.digest, extend=options.extend, run_digests=inputs.run_digests)
+        open_study(
+            log,
+            name,
+            space,
+            inputs.digest,
+            extend=options.extend,
+            run_digests=inputs.run_digests,
+            warm_start=options.warm_start,
+            warm=partial(warm_records, home, options.warm_start, space, inputs.digest),
+        )
         _say_standing(log.study, options.say)
+        options.opened(folder, inputs)
+        log.listeners += [options.listener] if options.listener else []
         with _mirrored(log, options):
             last = log.study.last_time
             if last is not None:
@@ -144,8 +173,7 @@ def _search(
         runner = {"runner": options.runner} if options.runner else {}
         job = TrialJob(str(folder), shared, space.scheduler, threads_for(cpus), gpus, **runner)
         if not options.quiet:
-            max_epochs = space.base.train.max_epochs
-            progress = StudyProgress(log.study, max_epochs=max_epochs)
+            progress = StudyProgress(log.study, space, standing=options.standing)
             log.listeners.append(stack.enter_context(progress))
         watch = Watch(
             journal,

@@ -67,7 +67,7 @@ def _header(study: Study, record: Record) -> None:
     study.budget = record["trials"]
     study.seconds_allowed, study.gpu_hours_allowed = record.get("seconds"), record.get("gpu_hours")
     study.code = record.get("code", "")
-    study.evidence, study.queue, study.limit, study.exhausted = [], [], None, False
+    study.evidence, study.queue, study.warmed, study.limit, study.exhausted = [], [], [], None, False
     study.header = record
 
 
@@ -84,10 +84,14 @@ def _warm(study: Study, record: Record) -> None:
     if record["mode"] not in ("evidence", "proposals"):
         raise ValueError(f"unknown mode {record['mode']!r}")
     found = [
-        WarmTrial(record["study"], one["trial"], one["values"], one.get("distributions", {}), one["value"])
+        WarmTrial(
+            record["study"], one["trial"], one["values"], one.get("distributions", {}), one["value"], one.get("rank", 0)
+        )
         for one in record["trials"]
     ]
     (study.evidence if record["mode"] == "evidence" else study.queue).extend(found)
+    study.warmed.append(record)
+    study.queue.sort(key=lambda warm: warm.rank)
 
 
 def _proposed(study: Study, record: Record) -> None:

@@ -2,7 +2,7 @@
 
 import platform
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -17,7 +17,15 @@ _LIBRARIES = ("odmt", "optuna", "ray", "torch", "numpy")
 
 
 def open_study(
-    log: EventLog, name: str, space: Space, data_digest: str, *, extend: bool, run_digests: Sequence[str] = ()
+    log: EventLog,
+    name: str,
+    space: Space,
+    data_digest: str,
+    *,
+    extend: bool,
+    run_digests: Sequence[str] = (),
+    warm_start: Sequence[str] = (),
+    warm: Callable[[], Sequence[Mapping[str, Any]]] = tuple,
 ) -> None:
     """Begin a study, or make sure that the one in the log is the one asked for.
 
@@ -27,21 +35,29 @@ def open_study(
         space: what is asked for.
         data_digest: of the inputs as they are now.
         run_digests: of what single configurations read, as ``arrays_digest`` gives them; for the header.
-        extend: raise the number of trials where the space asks for more.
+        extend: raise the budget where the space asks for more.
+        warm_start: names of earlier studies that this one begins with.
+        warm: gives their ``warm`` records; called where the study begins.
 
     Raises:
-        StudyChangedError: space, data or ``--set`` differ; lists how.
+        StudyChangedError: space, data, warm start or ``--set`` differ; lists how.
         SharedFeaturesError: a trial of this study wrote to shared features, so its numbers mean nothing.
     """
     study = log.study
-    if not study.trials and not (study.header and _is_same(study, space, data_digest)):
-        _begin(log, name, space, data_digest, run_digests)  # nothing was tried yet: nothing can be mixed up
+    if not study.trials and not (study.header and _is_same(study, space, data_digest, warm_start)):
+        records = list(warm())  # before the header: an earlier study that is missing leaves no half of a new one
+        _begin(log, name, space, data_digest, run_digests, warm_start)  # nothing was tried: nothing can be mixed up
+        for record in records:
+            log.commit("warm", **record)
         return
     if study.tainted:
         raise SharedFeaturesError(f"study {name!r} cannot go on: {study.tainted}; start another with --study NAME")
     changes = list(differences(study.header["identity"], space.identity()))
     if study.header["data_digest"] != data_digest:
         changes.append(f"prepared data: digest was {study.header['data_digest']}, is {data_digest}")
+    if list(warm_start) != study.header["warm_start"]:
+        shown = [", ".join(names) or "none" for names in (study.header["warm_start"], warm_start)]
+        changes.append(f"--warm-start: was {shown[0]}, is {shown[1]}")
     raised = changed(study, space.budget, extend, changes)
     if changes:
         lines = "".join(f"\n  - {change}" for change in changes)
@@ -50,14 +66,23 @@ def open_study(
         log.commit("extended", **raised)
 
 
-def _is_same(study: Study, space: Space, data_digest: str) -> bool:
+def _is_same(study: Study, space: Space, data_digest: str, warm_start: Sequence[str]) -> bool:
     header = study.header
     budget = limits(space.budget)
     known = (header["identity"], header["data_digest"], {name: header.get(name) for name in budget})
+    if list(warm_start) != header["warm_start"] or len(study.warmed) != len(warm_start):
+        return False
     return canonical_json(known) == canonical_json((space.identity(), data_digest, budget))
 
 
-def _begin(log: EventLog, name: str, space: Space, data_digest: str, run_digests: Sequence[str]) -> None:
+def _begin(
+    log: EventLog,
+    name: str,
+    space: Space,
+    data_digest: str,
+    run_digests: Sequence[str],
+    warm_start: Sequence[str],
+) -> None:
     log.commit(
         "header",
         format=1,
@@ -73,6 +98,7 @@ def _begin(log: EventLog, name: str, space: Space, data_digest: str, run_digests
         **limits(space.budget),
         objectives=[[metric, mode] for metric, mode in space.objectives.items()],
         code=code_version(),
+        warm_start=list(warm_start),
         seed=space.sampler.seed,
         versions={"python": platform.python_version(), **{name: metadata.version(name) for name in _LIBRARIES}},
     )

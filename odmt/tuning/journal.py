@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from odmt.config import to_mapping
 from odmt.tuning.event_log import EventLog
 from odmt.tuning.faults import QUICK_SECONDS, another_attempt, host_to_put_aside
 from odmt.tuning.proposer import Proposer
@@ -82,32 +81,31 @@ class Journal:
         if not self._proposer.is_ready:
             self._proposer.ask(study)
             return LATER
-        proposal, asof = self._proposer.take()
-        if proposal is None:
+        made = self._proposer.take()
+        if made.proposal is None:
             self.log.commit("exhausted")
             return self.try_assignment()
-        if proposal.equals is not None:
-            self._reuse(proposal, asof)
+        if made.proposal.equals is not None:
+            self._reuse(made.proposal, made.asof)
             return LATER
-        return self._start(self._propose(proposal, asof))
+        return self._start(self._propose(made.proposal, made.config, made.asof))
 
-    def _propose(self, proposal: Proposal, asof: int) -> Trial:
-        study = self.log.study
+    def _propose(self, proposal: Proposal, config: Mapping[str, Any], asof: int) -> Trial:
+        study, scheduler = self.log.study, self.space.scheduler
         number = len(study.trials)
-        config = self.space.config_for(proposal.values)
         self.log.commit(
             "proposed",
             trial=f"t{number:04d}",
             number=number,
             values=proposal.values,
-            config=to_mapping(config),
+            config=config,
             distributions=proposal.distributions,
             system_attrs=proposal.system_attrs,
             study_attrs=proposal.study_attrs,
             draws=proposal.draws,
             source=proposal.source,
-            sentinel=is_sentinel(self.space.scheduler, study.header["trials"], number),
-            bracket=bracket_of(self.space.scheduler, config.train.max_epochs, self.space.sampler.seed, number),
+            sentinel=is_sentinel(scheduler, study.header["trials"], number),
+            bracket=bracket_of(scheduler, config["train"]["max_epochs"], self.space.sampler.seed, number),
             asof=asof,
         )
         return study.trials[f"t{number:04d}"]
@@ -171,7 +169,7 @@ class Journal:
             checkpoint=result["checkpoint"],
             seconds=result["seconds"],
             host=result.get("host"),
-            reason=_not_finite(self.log.study.objectives, epoch, metrics) if decided == FAIL else None,
+            reason=why_not_finite(self.log.study.objectives, epoch, metrics) if decided == FAIL else None,
         )
         return decided
 
@@ -245,7 +243,8 @@ def adjusted(config: Mapping[str, Any], adjust: Mapping[str, Any]) -> dict[str, 
     return changed
 
 
-def _not_finite(objectives: Sequence[tuple[str, str]], epoch: int, metrics: Mapping[str, Any]) -> str:
+def why_not_finite(objectives: Sequence[tuple[str, str]], epoch: int, metrics: Mapping[str, Any]) -> str:
+    """Return the reason of a trial that failed because of what it reported."""
     wrong = [name for name, _ in objectives if metrics.get(name) is None or not math.isfinite(metrics[name])]
     named = " and ".join("the validation metric" if name == METRIC else name for name in wrong)
     return f"epoch {epoch}: {named} is not a finite number"

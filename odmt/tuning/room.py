@@ -18,7 +18,7 @@ BYTES_PER_PARAMETER = 12
 
 
 def num_parameters(config: RunConfig, arrays: TrialArrays) -> int:
-    """Count a model's numbers without making them; 0 where it cannot be made, which its trial will say."""
+    """Count the numbers of a configuration's model without making them; 0 where it cannot be made."""
     import torch
 
     from odmt.experiment.shape import empty_model

@@ -30,6 +30,7 @@ class WarmTrial:
         values: those of its values that are axes here.
         distributions: how Optuna describes these axes; empty in a proposal.
         value: the best validation metric there.
+        rank: among all proposals of a warm start, from 0.
     """
 
     study: str
@@ -37,6 +38,7 @@ class WarmTrial:
     values: Mapping[str, Any]
     distributions: Mapping[str, str]
     value: float
+    rank: int = 0
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Study:
         order: trials' ids and reused proposals in the order in which the sampler made them.
         study_attrs: what Optuna's sampler wants to find at the study.
         evidence: earlier studies' trials that the sampler knows as if they were of this one.
+        warmed: the ``warm`` records, one an earlier study.
         queue: values of earlier studies' trials, proposed after the incumbent.
         seconds_used: time that drivers have searched.
         device_seconds: GPU seconds times the fraction a trial reserves; CPU seconds times CPUs where it reserves none.
@@ -60,6 +63,7 @@ class Study:
     study_attrs: dict[str, Any] = field(default_factory=dict)
     evidence: list[WarmTrial] = field(default_factory=list)
     queue: list[WarmTrial] = field(default_factory=list)
+    warmed: list[Mapping[str, Any]] = field(default_factory=list)
     budget: int = 0
     seconds_allowed: float | None = None
     gpu_hours_allowed: float | None = None

@@ -62,5 +62,5 @@ def test_the_object_store_holds_the_features_or_says_what_is_missing(monkeypatch
 def test_a_place_that_cannot_be_written_is_refused(tmp_path):
     assert writable_folder(tmp_path / "a" / "b").is_dir()
     (tmp_path / "file").touch()
-    with pytest.raises(ServiceError, match="file/study: cannot be written to: Not a directory; set ODMT_HOME"):
+    with pytest.raises(ConfigError, match="file/study: cannot be written to: Not a directory; set ODMT_HOME"):
         writable_folder(tmp_path / "file" / "study")

@@ -178,7 +178,7 @@ def test_the_mirror_gets_the_same_live_and_from_the_log(space, home):
     assert [call[0] for call in live.calls].count("trial_epoch") == 8  # six, and two until the rung
     started = live.calls[0]
     assert started[:3] == ("trial_started", "t0000", 0)
-    assert started[3]["train.weight_decay"] == 0.1
+    assert started[3]["train"]["weight_decay"] == 0.1
     ended = live.calls[-1]
     assert ended[:3] == ("trial_ended", "t0001", "stopped")
     assert ended[3] == {METRIC: 0.4, "train/loss": 1.0, "epoch": 1.0}
