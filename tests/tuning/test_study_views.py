@@ -15,6 +15,7 @@ from odmt.tuning.sections import BudgetConfig, ResourcesConfig
 from odmt.tuning.space import load_space
 from odmt.tuning.state import METRIC
 from odmt.tuning.study import read_study
+from odmt.tuning.watch import Watch
 
 
 def with_budget(space, trials):
@@ -124,8 +125,10 @@ def suggested(search, tune_id):
 def test_tune_is_told_what_the_journal_decides(space, home):
     space = dataclasses.replace(space, resources=ResourcesConfig(max_retries=1, retry_wait_seconds=0.0))
     log, journal = begun(space, home)
-    search, scheduler, stopper = StudySearch(journal), StudyScheduler(journal), StudyStopper(journal)
-    trials = [SimpleNamespace(config=suggested(search, f"tune{number}")) for number in range(3)]
+    watch = Watch(journal)
+    search, scheduler, stopper = StudySearch(watch), StudyScheduler(watch), StudyStopper(watch)
+    names = [f"tune{number}" for number in range(3)]
+    trials = [SimpleNamespace(trial_id=name, config=suggested(search, name)) for name in names]
     trials[2].get_error = lambda: "Traceback\nActorDiedError: gone"
     scheduler.on_trial_error(None, trials[2])
     assert log.study.setbacks[0]["reason"] == "its worker process died; ActorDiedError: gone"
