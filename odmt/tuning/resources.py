@@ -98,6 +98,4 @@ def _require_accelerator(wanted: str, num_gpus: float, nodes: Sequence["Node"] |
     if wanted in types:
         return
     has = ", ".join(types) or (f"{num_gpus:g} GPUs of unknown type" if num_gpus else "no GPU")
-    raise ServiceError(
-        f"resources.accelerator_type: {wanted} is wanted and Ray has {has}; name one of these or leave it"
-    )
+    raise ServiceError(f"resources.accelerator_type: {wanted} is wanted, and Ray has {has}; name what there is or none")

@@ -2,6 +2,7 @@
 
 import socket
 import subprocess
+import time
 from dataclasses import replace
 
 import psutil
@@ -35,8 +36,8 @@ def folded(home, name):
 
 @pytest.fixture
 def small(space):
-    def loaded(*assignments):
-        return load_space(str(space.path), ["budget.trials=3", "scheduler.name=none", *assignments])
+    def loaded(*assignments, trials=3):
+        return load_space(str(space.path), [f"budget.trials={trials}", "scheduler.name=none", *assignments])
 
     return loaded
 
@@ -90,9 +91,9 @@ def test_a_host_where_three_attempts_die_at_once_gets_no_more_trials(space, smal
     try:
         found = small(
             "resources.max_concurrent_trials=4",
-            "budget.trials=8",
             "resources.max_retries=4",
             "resources.retry_wait_seconds=0.1",
+            trials=8,
         )
         run_study(found, home, "doomed", options(doomed_runner))
     finally:
@@ -144,29 +145,38 @@ def test_a_full_disk_stops_the_search_which_goes_on_once_there_is_room(small, sm
     ] * 3
 
 
+def used_up_after(epochs, allowed_seconds):
+    """A watch to which all of the time is gone once each of two trials has so many epochs."""
+
+    class Watching(Watch):
+        def __init__(self, journal, **named):
+            def now():
+                trials = journal.log.study.trials.values()
+                over = len(trials) == 2 and all(len(trial.epochs) >= epochs for trial in trials)
+                return time.time() + allowed_seconds * over
+
+            super().__init__(journal, now=now, **named)
+
+    return Watching
+
+
 def test_a_budget_that_is_met_ends_the_search_without_losing_an_epoch(small, home, on_ray, monkeypatch):
-    long = small("train.max_epochs=200")
-    timed = replace(long, budget=replace(long.budget, time_hours=3 / 3600))
-    view = run_study(timed, home, "timed", options(slow_runner))
-    assert view.finished
-    study = folded(home, "timed")
+    def run(seconds, epochs, **others):
+        long = small("train.max_epochs=200", "resources.max_concurrent_trials=2")
+        monkeypatch.setattr(driver, "Watch", used_up_after(epochs, seconds))
+        timed = replace(long, budget=replace(long.budget, time_hours=seconds / 3600))
+        assert run_study(timed, home, "timed", options(slow_runner, **others)).finished
+        return folded(home, "timed")
+
+    study = run(1000, 3)
     assert (study.limit, study.num_ended, len(study.trials)) == ("time", 0, 2)
-    assert 3 <= study.seconds_used < 10
+    counts = [len(trial.epochs) for trial in study.trials.values()]
+    assert all(count >= 3 for count in counts)
     ran = [(trial, epoch) for trial, epoch, _ in executed(home, "timed")]
     assert sorted(ran) == sorted((name, one.epoch) for name, trial in study.trials.items() for one in trial.epochs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(driver, "connect", None)  # calling it would raise
-        assert run_study(timed, home, "timed", options(slow_runner)).finished
-        more_trials = replace(timed, budget=replace(timed.budget, trials=5))
-        assert run_study(more_trials, home, "timed", options(slow_runner, extend=True)).finished
-    used = folded(home, "timed").seconds_used
-    assert used < 10  # the time between two drivers is nobody's
-    more = replace(long, budget=replace(long.budget, trials=5, time_hours=(used + 2) / 3600))
-    assert run_study(more, home, "timed", options(slow_runner, extend=True)).finished
-    again = folded(home, "timed")
-    assert again.resumed == 2
-    assert again.epochs_redone == 0
+    again = run(2000, max(counts) + 3, extend=True)
+    assert (again.limit, again.resumed, again.epochs_redone) == ("time", 2, 0)
+    assert all(len(trial.epochs) >= max(counts) + 3 for trial in again.trials.values())
 
 
 def test_worker_processes_are_gone_and_callbacks_were_short_when_a_search_has_ended(small, home, on_ray, monkeypatch):
@@ -178,7 +188,7 @@ def test_worker_processes_are_gone_and_callbacks_were_short_when_a_search_has_en
             watches.append(self)
 
     monkeypatch.setattr(driver, "Watch", Kept)
-    run_study(small("budget.trials=12"), home, "short", options(quick_runner))
+    run_study(small(trials=12), home, "short", options(quick_runner))
     assert not any(psutil.pid_exists(pid) for _, _, pid in executed(home, "short"))
     durations = sorted(watches[0].durations)
     assert len(durations) > 12 * 7
