@@ -1,25 +1,19 @@
 """What launch/tune.py makes of its flags, and what it says at the end."""
 
 import functools
-import io
 import json
 
 import pytest
+from ended_study import study_with_trials
 from fake_search import SOURCE, SPACE, write_space
-from rich.console import Console
 
 from odmt.errors import InterruptedStudy, MissingDataError
 from odmt.home import Home
-from odmt.tuning import driver, ending
-from odmt.tuning.event_log import EventLog
+from odmt.tuning import driver
 from odmt.tuning.flags import hours, warm_names
-from odmt.tuning.identity import open_study
-from odmt.tuning.journal import Journal
 from odmt.tuning.planning import Asked
 from odmt.tuning.preflight import Inputs
 from odmt.tuning.space import load_space
-from odmt.tuning.state import METRIC
-from odmt.tuning.study import read_study
 
 UNITS = {"s": 1 / 3600, "m": 1 / 60, "h": 1.0, "d": 24.0, "": 1.0}
 
@@ -32,21 +26,6 @@ def tune(launch, tmp_path, monkeypatch):
     path = write_space(tmp_path)
     main = launch("tune")
     return lambda *words: main(["--space", path, *words])
-
-
-def study_with_trials(home, space, *values):
-    """Each of the values is a completed trial's metric."""
-    with EventLog(home.study("small")) as log:
-        open_study(log, "small", space, "fake-data", extend=False)
-        log.commit("opened", pid=1, host="h", code="c", cpus=1.0, gpus=0.0, concurrent=1)
-        journal = Journal(space, log)
-        for value in values:
-            trial = journal.next_assignment().trial_id
-            for epoch in range(1, 7):
-                result = {"epoch": epoch, "metrics": {METRIC: value}, "checkpoint": None, "seconds": 30.0, "host": "h"}
-                journal.report(trial, result)
-        journal.close()
-    return read_study(home, "small")
 
 
 @pytest.mark.parametrize(
@@ -217,40 +196,6 @@ def test_a_finished_study_would_only_be_printed(tune, capsys, tmp_path):
     assert "has finished (1 of 1 trials have ended); it would only be printed" in " ".join(
         capsys.readouterr().out.split()
     )
-
-
-def test_the_end_says_what_was_kept_and_what_was_done_again(home, space):
-    before = study_with_trials(home, space, 0.5)
-    with EventLog(home.study("small")) as log:
-        journal = Journal(space, log)
-        log.commit("opened", pid=1, host="h", code="c", cpus=1.0, gpus=0.0, concurrent=1)
-        trial = journal.next_assignment().trial_id
-        log.commit("resumed", trial=trial, attempt=1, from_epoch=0, redone=3)
-        journal.setback(trial, "oom", "no memory", host="h")
-        log.commit("limit", what="time", used=2.0, allowed=2.0)
-        journal.close()
-    after = read_study(home, "small")
-    words = list(ending.outcome(after, before))
-    assert words[1] == "went on after 1 ended trials: lost 0, repeated 0, resumed 0, epochs redone 3"
-    assert "budget.time_hours ended the search: 0.00 h, 2 of 8 trials begun; 1 trials are kept" in words[2]
-    assert words[2].endswith("to go on: the same command with --extend and a larger --time-budget")
-    assert words[3] == "1 attempts ended badly: out of memory, or a worker that died or hung"
-
-
-def test_the_end_sets_the_plan_against_what_happened(home, space):
-    study = study_with_trials(home, space, 0.5, 0.6)
-    checkpoint = home.study("small") / "trials" / "t0000" / "e000001-a001-ab"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "weights.safetensors").write_bytes(b"x" * 3_000_000)
-    plan = {"trials": 8, "completed": 2.0, "epochs": 28.0, "hours": 0.5, "device_hours": 1.0, "checkpoint_bytes": 9e6}
-    console = Console(file=io.StringIO(), width=80, record=True)
-    console.print(ending.plan_table(study, plan, home.study("small")))
-    rows = {line[:14].strip(): line[14:].split("  ") for line in console.export_text().splitlines()[1:]}
-    shown = {name: [cell.strip() for cell in cells if cell.strip()] for name, cells in rows.items()}
-    assert shown["trials"] == ["8", "2"]
-    assert shown["epochs"] == ["28", "12"]
-    assert shown["time"][0] == "30 min"
-    assert shown["checkpoints"] == ["up to 9.0 MB", "3.0 MB"]
 
 
 def test_names_of_earlier_studies_are_parted_by_commas():
