@@ -57,7 +57,8 @@ class _Tee:
         *whole, self._begun = (self._begun + text).split("\n")
         self._lines.extend(line.rpartition("\r")[2] for line in whole)
         self._begun = self._begun.rpartition("\r")[2]  # a progress bar overwrites its line
-        return int(self._stream.write(text))
+        self._stream.write(text)  # that of a Ray worker returns nothing
+        return len(text)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
