@@ -95,7 +95,8 @@ def dry_run(space: "Space", home: "Home", asked: "Asked", *, probing: bool) -> N
     """Print the plan."""
     from rich.console import Console
 
-    from odmt.tuning.plan_view import plan_view, shown_uri
+    from odmt.tracking.redaction import redacted
+    from odmt.tuning.plan_view import plan_view
     from odmt.tuning.planning import make_outlook
 
     outlook = make_outlook(space, home, asked)
@@ -110,7 +111,7 @@ def dry_run(space: "Space", home: "Home", asked: "Asked", *, probing: bool) -> N
             arrays = load_arrays(home, extreme.config)
             probes.append(measure(extreme.config, arrays, extreme.values, threads=threads, gpu_share=share))
         outlook = outlook.with_pace(pace_of(*probes))
-    Console().print(plan_view(space, asked.name, outlook, shown_uri(home.tracking_uri), probes))
+    Console().print(plan_view(space, asked.name, outlook, redacted(home.tracking_uri), probes))
 
 
 def search(
@@ -140,7 +141,7 @@ def search(
         warm_start=asked.warm_start,
         opened=lambda folder, inputs: keep_plan(space, home, asked, folder, inputs),
         listener=lines,
-        standing=lambda: getattr(mirrors[0], "standing", "") if mirrors else "",
+        standing=lambda: mirrors[0].standing if mirrors else "",
     )
     before = standing(home, asked.name)
     try:

@@ -48,7 +48,7 @@ class Killed(NamedTuple):
 
 
 SHORT = Plan(8, space_text(), 1.0, [("start", 1, 12), ("epoch", 0, 4), ("epoch", 0, 4)], 5)
-LONG = Plan(30, space_text(trials=30, max_epochs=10, startup_trials=8), 2.0, [("both", 1, 15)] * 20, 20)
+LONG = Plan(30, space_text(trials=30, max_epochs=10, startup_trials=8), 3.0, [("both", 1, 15)] * 20, 20)
 PLANS = [pytest.param(SHORT, id="short"), pytest.param(LONG, id="long", marks=pytest.mark.long)]
 
 

@@ -5,8 +5,9 @@ import heapq
 import itertools
 import random
 from collections.abc import Iterator
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
+from odmt.tuning.axes import Axis
 from odmt.tuning.event_log import EventLog, decode, encode
 from odmt.tuning.folding import apply
 from odmt.tuning.identity import open_study
@@ -43,8 +44,8 @@ class Method(NamedTuple):
         shuffled: of the grid alone: loops and values in an order drawn by the search seed, not as they are written.
     """
 
-    sampler: str
-    scheduler: str
+    sampler: Literal["grid", "random", "tpe"]
+    scheduler: Literal["asha", "none"]
     at_once: int = 2
     shuffled: bool = False
 
@@ -67,11 +68,12 @@ class MemoryLog:
         apply(self.study, decode(encode({"kind": kind, "time": self.now, **fields})[:-1]))
 
 
-def searched(space: Space, method: Method, seed: int) -> Space:
+def searched(space: Space, method: Method, seed: int, trials: int | None = None) -> Space:
     """Return the space as one search of one method sees it.
 
     Nobody begins at a chosen place: the first trial of a sampler is a combination drawn by the search seed, which is
-    what a random search does in any case; that of the grid is the first of its own order.
+    what a random search does in any case; that of the grid is the first of its own order. Without ``trials`` it
+    goes on until every combination was tried.
     """
     draw = random.Random(seed)
     axes = dict(space.axes)
@@ -80,7 +82,7 @@ def searched(space: Space, method: Method, seed: int) -> Space:
         for path, axis in axes.items():
             values = axis.grid_values() or ()
             order = tuple(draw.sample(values, len(values)))
-            axes[path] = dataclasses.replace(axis, **{"values" if axis.kind == "choice" else "grid": order})
+            axes[path] = _reordered(axis, order)
     known = dataclasses.replace(
         space,
         axes=axes,
@@ -89,17 +91,23 @@ def searched(space: Space, method: Method, seed: int) -> Space:
     )
     combinations = list(grid(known))
     first = combinations[0] if method.sampler == "grid" else draw.choice(combinations)
-    budget = dataclasses.replace(space.budget, trials=len(combinations))
+    budget = dataclasses.replace(space.budget, trials=trials or len(combinations))
     return dataclasses.replace(known, incumbent=first, budget=budget)
 
 
-def replay(space: Space, table: Table, at_once: int) -> Iterator[Point]:
+def _reordered(axis: Axis, order: tuple[Any, ...]) -> Axis:
+    if axis.kind == "choice":
+        return dataclasses.replace(axis, values=order)
+    return dataclasses.replace(axis, grid=order)
+
+
+def replay(space: Space, table: Table, at_once: int, log: MemoryLog | None = None) -> Iterator[Point]:
     """Run a search to its end on the virtual clock, yielding every report in the order of time.
 
     A trial's next epoch begins when its last one was judged, a new trial when another has ended; proposing takes no
-    time. At equal times the trial that began first reports first.
+    time. At equal times the trial that began first reports first. What happens is told to the log, if one is given.
     """
-    log = MemoryLog()
+    log = log or MemoryLog()
     open_study(cast(EventLog, log), "replay", space, "table", extend=False)
     journal = Journal(space, cast(EventLog, log))
     try:

@@ -1,4 +1,4 @@
-"""Every combination of a small space, trained once to its last epoch: where a replayed search looks up its results."""
+"""Every combination of a small space, trained once to its last epoch: where a replayed search finds its results."""
 
 import json
 import random
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from odmt.errors import DataError
 from odmt.home import Home
 from odmt.tuning.samplers import grid
 from odmt.tuning.space import Space, canonical_json
@@ -79,12 +80,12 @@ def read_table(path: Path, space: Space) -> Table:
     """Read the curves of every combination of a space.
 
     Raises:
-        SystemExit: combinations are missing; names the command.
+        DataError: combinations are missing; names the command.
     """
     held = {key_of(entry["values"]): entry for entry in read_lines(path)}
     missing = [values for values in grid(space) if key_of(values) not in held]
     if missing:
-        raise SystemExit(f"{path}: {len(missing)} combinations are not tabulated; first --tabulate")
+        raise DataError(f"{path}: {len(missing)} combinations are not tabulated; first --tabulate")
     entries = [held[key_of(values)] for values in grid(space)]
     return Table([Curve(entry["values"], tuple(entry["ndcg"]), tuple(entry["cpu"])) for entry in entries])
 
@@ -93,7 +94,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the whole lines of a JSON-lines file; a torn last one is left out."""
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"]
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def tabulate(space: Space, home: Home, path: Path) -> None:

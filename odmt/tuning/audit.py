@@ -48,13 +48,13 @@ def audit(log_path: Path, space: Space) -> list[str]:
     return examine(log_path, space).findings
 
 
-def examine(log_path: Path, space: Space | None = None, tell: Callable[[int, int], None] | None = None) -> Audit:
+def examine(log_path: Path, space: Space | None = None, tell: Callable[[int], None] | None = None) -> Audit:
     """Audit a log.
 
     Args:
         log_path: a study's ``events.jsonl``; a torn tail is left out.
         space: what was searched; None = as the log's header says.
-        tell: told how many records of how many are done.
+        tell: told how many records are done.
 
     Raises:
         EventLogError: a complete line is damaged or out of order; names it.
@@ -81,7 +81,7 @@ def examine(log_path: Path, space: Space | None = None, tell: Callable[[int, int
         found.proposals += record["kind"] in ("proposed", "reused", "exhausted")
         found.verdicts += record["kind"] == "epoch"
         if tell is not None:
-            tell(number, len(records))
+            tell(number)
     return found
 
 

@@ -24,7 +24,7 @@ from odmt.tuning.event_log import EventLog, Listener
 from odmt.tuning.identity import open_study
 from odmt.tuning.journal import Journal
 from odmt.tuning.preflight import Inputs, Source
-from odmt.tuning.progress import StudyProgress, clock
+from odmt.tuning.progress import StudyProgress
 from odmt.tuning.resources import resource_sentences, slots, trial_resources
 from odmt.tuning.room import BYTES_PER_PARAMETER, largest_configs, num_parameters, room_sentences
 from odmt.tuning.space import Space
@@ -33,6 +33,7 @@ from odmt.tuning.study import StudyView, view
 from odmt.tuning.tune_loop import Reservation, run_loop
 from odmt.tuning.warm_start import warm_records
 from odmt.tuning.watch import Watch
+from odmt.tuning.wording import clock
 
 
 def _silent(sentence: str) -> None:

@@ -10,6 +10,7 @@ from odmt.tuning.axes import Axis
 from odmt.tuning.space import Space
 
 _PASSES = 2
+_DRAWS = ("normal_", "uniform_", "trunc_normal_")
 
 
 class FeatureShape(NamedTuple):
@@ -105,11 +106,19 @@ def _measured(
 
 def _count(config: RunConfig, data: DataShape) -> tuple[int, float]:
     import torch
+    from torch.overrides import TorchFunctionMode
 
     from odmt.experiment.shape import empty_model, id_width
 
+    class WithoutStartValues(TorchFunctionMode):
+        """Draws nothing: drawing on the meta device loads torch's compiler, a second and more."""
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            given = [*args, *(kwargs or {}).values()]
+            return given[0] if func.__name__ in _DRAWS else func(*args, **(kwargs or {}))
+
     text, image = data.text(config), data.image(config)
-    with torch.device("meta"):
+    with torch.device("meta"), WithoutStartValues():
         model = empty_model(
             config,
             num_items=data.num_items,

@@ -7,16 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from odmt.files import write_atomically
+from odmt.tuning.room import BYTES_PER_PARAMETER, KEPT
 from odmt.tuning.scheduler import bracket_of, is_sentinel, rungs
 from odmt.tuning.sections import SchedulerConfig
 from odmt.tuning.space import Space
 
 PLAN_FILE = "plan.json"
-WEIGHT_BYTES = 4
-STATE_BYTES = 3 * WEIGHT_BYTES
-"""A trainable parameter in a checkpoint: itself and Adam's two moments, float32."""
-KEPT_CHECKPOINTS = 3
-"""Of a trial: the newest two and the best."""
 _MOST_COMBINATIONS = 10_000_000
 
 
@@ -135,7 +131,7 @@ class Plan:
     @property
     def checkpoint_bytes(self) -> int | None:
         """At most, of all trials: a stopped trial keeps its checkpoints, since it may be promoted."""
-        return None if self.parameters is None else self.trials * KEPT_CHECKPOINTS * STATE_BYTES * self.parameters
+        return None if self.parameters is None else self.trials * KEPT * BYTES_PER_PARAMETER * self.parameters
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the plain numbers that the end is compared with."""

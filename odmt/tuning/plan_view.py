@@ -1,7 +1,6 @@
 """The plan of a search as a person reads it."""
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,11 +11,12 @@ from rich.text import Text
 
 from odmt.commands import size
 from odmt.tuning.axes import Axis
-from odmt.tuning.plan import STATE_BYTES, BracketPlan, Plan
+from odmt.tuning.plan import BracketPlan, Plan
 from odmt.tuning.planning import Outlook
 from odmt.tuning.probe import Probe
-from odmt.tuning.progress import clock, shown_values
+from odmt.tuning.room import BYTES_PER_PARAMETER
 from odmt.tuning.space import Space
+from odmt.tuning.wording import clock, shown_values
 
 
 def plan_view(space: Space, name: str, outlook: Outlook, tracking: str, probes: Sequence[Probe] = ()) -> Group:
@@ -106,11 +106,6 @@ def time_sentences(plan: Plan, *, probed: bool) -> Iterator[str]:
         yield f"at most {' and '.join(budgets)}{ended}"
 
 
-def shown_uri(uri: str) -> str:
-    """Return an address without the account that it may hold."""
-    return re.sub(r"(?<=://)[^/\s]*@", "", uri)
-
-
 def _probed(outlook: Outlook, probes: Sequence[Probe]) -> Iterator[str]:
     """Yield what each configuration took, named by the values in which they differ."""
     both = (outlook.smallest.values, outlook.largest.values)
@@ -177,7 +172,7 @@ def _trials(number: float) -> str:
 
 def _models(outlook: Outlook) -> Iterator[str]:
     for label, extreme in (("smallest", outlook.smallest), ("largest", outlook.largest)):
-        state = size(STATE_BYTES * extreme.parameters)
+        state = size(BYTES_PER_PARAMETER * extreme.parameters)
         yield f"{label}: {extreme.parameters:,} parameters, {state} a checkpoint with Adam's moments"
 
 

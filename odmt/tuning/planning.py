@@ -15,14 +15,16 @@ from odmt.features.workers import usable_cpus
 from odmt.home import Home
 from odmt.tuning.earlier import earlier_pace
 from odmt.tuning.extremes import DataShape, Extreme, FeatureShape, extremes
-from odmt.tuning.plan import KEPT_CHECKPOINTS, STATE_BYTES, WEIGHT_BYTES, Pace, Plan, bracket_plans, combinations
+from odmt.tuning.plan import Pace, Plan, bracket_plans, combinations
 from odmt.tuning.preflight import Inputs, Source
 from odmt.tuning.rehearsal import Asked, rehearsed
-from odmt.tuning.resources import trial_resources
+from odmt.tuning.resources import resource_sentences, trial_resources
+from odmt.tuning.room import BYTES_PER_PARAMETER, KEPT
 from odmt.tuning.space import Space
 
 __all__ = ["Asked", "Outlook", "Room", "make_outlook"]
 
+_WEIGHT_BYTES = 4
 _USUAL = FeatureShape(50, 768)
 """Of a feature store whose manifest cannot be read."""
 
@@ -112,8 +114,11 @@ def _plan(
 ) -> Plan:
     cpus, gpus, concurrent = space.resources.cpus_per_trial, space.resources.gpus_per_trial, None
     if place.is_local:
+        has_cpus, has_gpus = machine_size()
+        warnings += resource_sentences(space, has_gpus)
+        any_type = replace(space, resources=replace(space.resources, accelerator_type=None))  # Ray alone knows types
         try:
-            cpus, gpus, concurrent = trial_resources(space, *machine_size())
+            cpus, gpus, concurrent = trial_resources(any_type, has_cpus, has_gpus)
         except ServiceError as error:
             warnings.append(f"no trial fits here: {error}")
     trials = space.budget.trials if found is None else min(space.budget.trials, found)
@@ -167,10 +172,10 @@ def _disk(home: Home, name: str, plan: Plan) -> Iterator[Room]:
     """Yield what is written, and the room for it."""
     parameters = plan.parameters or 0
     studies, artifacts = _free(home.study(name)), _free(home.artifacts)
-    state = STATE_BYTES * parameters
-    yield Room("checkpoints of one running trial", (KEPT_CHECKPOINTS + 1) * state, studies)
+    state = BYTES_PER_PARAMETER * parameters
+    yield Room("checkpoints of one running trial", (KEPT + 1) * state, studies)
     yield Room("checkpoints of all trials", plan.checkpoint_bytes or 0, studies)
-    yield Room("weights in MLflow", plan.trials * WEIGHT_BYTES * parameters, artifacts)
+    yield Room("weights in MLflow", plan.trials * _WEIGHT_BYTES * parameters, artifacts)
 
 
 def _free(path: Path) -> int:

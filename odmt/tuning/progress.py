@@ -1,6 +1,7 @@
 """The live view of a search: as large as the terminal is, and plain lines where there is none."""
 
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -11,16 +12,20 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from odmt.tuning.budget import seconds_used, spent
+from odmt.tuning.budget import device_hours, seconds_used
 from odmt.tuning.estimates import seconds_left
 from odmt.tuning.rung_view import rung_line, rung_rows, rung_table
 from odmt.tuning.space import Space
-from odmt.tuning.state import Study, Trial
+from odmt.tuning.state import Study
+from odmt.tuning.wording import clock, counts, shown_values, state_of, trial_line
 
 _LINE_SECONDS = 15.0
 """Without a terminal: between two lines while no trial ends."""
 _LEAST_TRIALS = 3
 """Rows that trials keep where the terminal is low."""
+_ROOMY = (70, 20)
+"""Columns and lines of a terminal on which the best trial's values may take several lines."""
+_MOST_LINES = 3
 _LOUD = {
     "setback": "attempt {attempt} of {trial} ended badly ({what}): {reason}",
     "aside": "{host} is put aside: {reason}",
@@ -113,8 +118,10 @@ class StudyProgress:
     def _time(self) -> str:
         now = self._clock()
         left = self.seconds_left()
-        used = f"{clock(seconds_used(self._study, now))} used"
-        return f"{used}, about {clock(left)} left" if left is not None else f"{used}, time left unknown yet"
+        used, allowed = seconds_used(self._study, now), self._study.seconds_allowed
+        of = "" if allowed is None else f" of {clock(allowed)}"
+        known = "time left unknown yet" if left is None else f"about {clock(left)} left"
+        return f"{clock(used)}{of} used, {known}"
 
     def seconds_left(self) -> float | None:
         """Estimate from the epochs run since this start, and from what is left of the budgets; None = nothing known."""
@@ -126,7 +133,7 @@ class StudyProgress:
     def render(self, width: int, height: int) -> Group:
         """Return the view, lower than ``height`` lines and no line longer than ``width``."""
         room = height - 1
-        head = self._head()[: max(1, room)]
+        head = self._head(width, height)[: max(1, room)]
         room -= len(head)
         rows = rung_rows(self._study, self._space)
         parts: list[Any] = [*head]
@@ -142,22 +149,27 @@ class StudyProgress:
             parts.append(self._trials(room - 1))
         return Group(*parts)
 
-    def _head(self) -> list[Text]:
+    def _head(self, width: int, height: int) -> list[Text]:
         study = self._study
         best = study.best
+        trials = " trials" if width >= _ROOMY[0] else ""
         words = f"best {best.best.value:.4f}  {best.trial_id}  " if best and best.best else "best: none yet"
+        words += shown_values(best.values) if best else ""
+        most = _MOST_LINES if height >= _ROOMY[1] else 1
+        wrapped = textwrap.wrap(words, width, subsequent_indent="  ", max_lines=most, placeholder=" …")
         lines = [
-            f"{study.num_ended} of {study.budget} trials: {counts(study)}",
-            "; ".join([self._time(), *spent(study, self._clock())]),
-            words + (shown_values(best.values) if best else ""),
+            (f"{study.num_ended} of {study.budget}{trials}: {counts(study)}", ""),
+            (f"{self._time()}; {self._device_hours()}", ""),
+            *((line, "bold") for line in wrapped),
+            (_warnings(study), "yellow"),
+            (self._standing(), "dim"),
         ]
-        warnings = _warnings(study)
-        if warnings:
-            lines.append(warnings)
-        standing = self._standing()
-        if standing:
-            lines.append(standing)
-        return [_one_line(line, "yellow" if line is warnings else "") for line in lines]
+        return [_one_line(line, style) for line, style in lines if line]
+
+    def _device_hours(self) -> str:
+        used, allowed = device_hours(self._study, self._clock()), self._study.gpu_hours_allowed
+        left = "" if allowed is None else f", {max(0.0, allowed - used):.2f} left"
+        return f"{used:.2f} {'GPU' if self._study.uses_gpu else 'CPU'} hours used{left}"
 
     def _trials(self, rows: int) -> Table:
         """Return the trials that run, and above them those that ended last, in so many rows."""
@@ -179,45 +191,6 @@ class StudyProgress:
         return table
 
 
-def state_of(trial: Trial) -> str:
-    """Return a trial's state in a word; ``waiting``: for a worker, after an interruption or a bad attempt."""
-    return trial.state if trial.is_ended else "running" if trial.busy_since is not None else "waiting"
-
-
-def counts(study: Study) -> str:
-    """Return how many trials are in each state, in words."""
-    found = Counter(state_of(trial) for trial in list(study.trials.values()))
-    names = ("completed", "stopped", "failed", "running", "waiting")
-    always = ("completed", "stopped", "failed")
-    return ", ".join(f"{found[name]} {name}" for name in names if name in always or found[name])
-
-
-def shown_values(values: Mapping[str, Any]) -> str:
-    """Return a trial's values in one short line, paths without their section where that is clear."""
-    names = Counter(path.rpartition(".")[2] for path in values)
-    short = {path: path.rpartition(".")[2] for path in values}
-    return " ".join(
-        f"{short[path] if names[short[path]] == 1 else path}={_short(value)}" for path, value in values.items()
-    )
-
-
-def clock(seconds: float) -> str:
-    """Return a duration as people say it."""
-    whole = round(seconds)
-    if whole < 90:
-        return f"{whole} s"
-    return (
-        f"{whole // 60} min {whole % 60:02d} s" if whole < 5400 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    )
-
-
-def trial_line(trial: Trial) -> str:
-    """Return how a trial stands, in one line."""
-    value = f", {trial.epochs[-1].value:.4f}" if trial.epochs else ""
-    reason = f": {trial.reason}" if trial.reason else ""
-    return f"{trial.trial_id} {trial.state} at epoch {len(trial.epochs)}{value}{reason}"
-
-
 def _warnings(study: Study) -> str:
     parts = []
     if study.setbacks:
@@ -229,7 +202,7 @@ def _warnings(study: Study) -> str:
 
 
 def _one_line(words: str, style: str = "") -> Text:
-    return Text(" ".join(words.split()), style=style, no_wrap=True, overflow="ellipsis")
+    return Text(words.replace("\n", " "), style=style, no_wrap=True, overflow="ellipsis")
 
 
 def _running(study: Study) -> int:
@@ -238,7 +211,3 @@ def _running(study: Study) -> int:
 
 def _epochs(study: Study) -> int:
     return sum(len(trial.epochs) for trial in list(study.trials.values()))
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

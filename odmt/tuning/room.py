@@ -21,18 +21,15 @@ def num_parameters(config: RunConfig, arrays: TrialArrays) -> int:
     """Count the numbers of a configuration's model without making them; 0 where it cannot be made."""
     import torch
 
-    from odmt.experiment.shape import empty_model
+    from odmt.experiment.shape import empty_model, id_width
 
-    start = config.model.id_init
-    feature_width = arrays.image.width if start == "image" else arrays.text.width
-    id_dim = config.model.id_dim or (config.model.embedding_dim if start == "random" else feature_width)
     with torch.device("meta"), contextlib.suppress(ValueError):
         model = empty_model(
             config,
             num_items=arrays.split.num_items,
             text_dim=arrays.text.width,
             image_dim=arrays.image.width,
-            id_dim=id_dim,
+            id_dim=id_width(config, arrays.text.width, arrays.image.width),
         )
         return sum(weight.numel() for weight in model.parameters())
     return 0

@@ -57,7 +57,7 @@ class _Tee:
         *whole, self._begun = (self._begun + text).split("\n")
         self._lines.extend(line.rpartition("\r")[2] for line in whole)
         self._begun = self._begun.rpartition("\r")[2]  # a progress bar overwrites its line
-        self._stream.write(text)  # that of a Ray worker returns nothing
+        self._stream.write(text)  # Ray's stream tells nothing back
         return len(text)
 
     def __getattr__(self, name: str) -> Any:

@@ -2,30 +2,24 @@
 
 import copy
 import json
-import math
-import random
 from importlib import metadata
 from pathlib import Path
 
 import pytest
-from fake_search import SPACE, write_space
+from fake_search import write_space
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_study import CONDITIONAL, Search, eventful, records_of, write
 
 from odmt.errors import ConfigError, EventLogError
 from odmt.tuning.audit import audit, examine
-from odmt.tuning.event_log import EventLog, decode, encode
+from odmt.tuning.event_log import EventLog
 from odmt.tuning.identity import open_study
 from odmt.tuning.journal import Journal
 from odmt.tuning.space import load_space
 from odmt.tuning.space_from_log import space_of
 from odmt.tuning.state import METRIC
 
-CONDITIONAL = SPACE.replace(
-    "axes:",
-    "axes:\n  distill.rampup_epochs: {type: quniform, low: 0, high: 20, q: 5, when: {fusion.id_masking: true}}"
-    "\n  fusion.id_masking: {type: choice, values: [true, false]}",
-).replace("incumbent: {", "incumbent: {fusion.id_masking: true, distill.rampup_epochs: 5, ")
 INERT = """
 fixed: {train: {max_epochs: 4}}
 incumbent: {distill.weight: 0.0, distill.temperature: 0.3}
@@ -36,63 +30,6 @@ sampler: {name: random}
 scheduler: {name: median, grace_period: 2, min_trials: 1}
 budget: {trials: 30}
 """
-
-
-class Search:
-    """Two trials at once, whatever happens to them; begun anew as often as wanted."""
-
-    def __init__(self, folder, space, seed=0, retries=2):
-        self.folder, self.space, self.retries = folder, space, retries
-        self.random = random.Random(seed)
-
-    def start(self, reports, mishaps=()):
-        """Open the study, take at most so many reports, and leave as a killed driver does."""
-        mishaps = list(mishaps)
-        with EventLog(self.folder) as log:
-            open_study(log, "x", self.space, "d", extend=False)
-            resources = {"max_retries": self.retries, "retry_wait_seconds": 5.0}
-            log.commit("opened", pid=1, host="h", code="c", cpus=1, gpus=0, concurrent=2, **resources)
-            journal = Journal(self.space, log, clock=lambda: float(len(log.path.read_bytes())) * 1e3)
-            running = {}
-            for _ in range(reports):
-                while len(running) < 2 and (given := journal.next_assignment()) is not None:
-                    running[given.trial_id] = given
-                if not running:
-                    break
-                given = self.random.choice(list(running.values()))
-                trial = log.study.trials[given.trial_id]
-                if mishaps and len(trial.epochs) == 1:
-                    journal.setback(trial.trial_id, mishaps.pop(0), "bad luck", host="h")
-                    del running[trial.trial_id]
-                    continue
-                value = math.nan if self.random.random() < 0.04 else self.random.random()
-                told = {"attempt": given.attempt, "checkpoint": None, "seconds": 0.1, "host": "h"}
-                epoch = len(trial.epochs) + 1
-                if given.attempt > 1 and trial.epochs_at_start == len(trial.epochs) and trial.epochs:
-                    epoch -= self.random.randrange(2)  # its last checkpoint may be one epoch older
-                if journal.report(given.trial_id, {"epoch": epoch, "metrics": {METRIC: value}, **told}) != "continue":
-                    running.pop(given.trial_id)
-            journal.close()
-        return self.folder / "events.jsonl"
-
-
-def records_of(path):
-    return [decode(line) for line in path.read_bytes().splitlines()]
-
-
-def write(path, records):
-    path.write_bytes(b"".join(map(encode, records)))
-    return path
-
-
-def eventful(folder, text=SPACE, sets=(), seed=0):
-    """A log with restarts, setbacks, reports that are no numbers, and trials of all outcomes."""
-    space = load_space(write_space(folder, text), ["budget.trials=14", *sets])
-    search = Search(folder / "study", space, seed)
-    search.start(9, ["died"])
-    search.start(14, ["oom", "hung", "died"])
-    search.start(6)
-    return search.start(1000, ["error"])
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +206,7 @@ def test_a_log_without_a_header_or_with_one_of_another_version_is_refused(log, t
         examine(path)
     records = records_of(log)
     records[0]["identity"]["sampler"]["colour"] = "red"
-    with pytest.raises(ConfigError, match="the space in the log of study 'x': sampler: colour: unknown key"):
+    with pytest.raises(ConfigError, match="the space in the log of study 'study': sampler: colour: unknown key"):
         examine(write(path, records))
 
 
