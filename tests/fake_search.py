@@ -146,7 +146,7 @@ def doomed_runner(config, arrays, *, checkpoints):
     doomed = checkpoints.folder.parent.parent / "doomed.txt"
     if doomed.exists() and ray.get_runtime_context().get_node_id() == doomed.read_text():
         os.kill(os.getpid(), signal.SIGKILL)
-    yield from fake_epochs(config, checkpoints, seconds=0.3)
+    yield from fake_epochs(config, checkpoints, seconds=1.0)
 
 
 def saving_runner(config, arrays, *, checkpoints):

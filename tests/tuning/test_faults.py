@@ -297,6 +297,25 @@ def test_the_last_lines_of_log_and_output_are_kept_of_this_trial_alone(monkeypat
         logging.getLogger().handlers[:] = handlers
 
 
+def test_a_stream_whose_write_returns_nothing_can_be_printed_to(monkeypatch):
+    class RayStream:
+        def write(self, text):
+            """Return nothing, as that of a Ray worker."""
+
+        def flush(self):
+            """Do nothing."""
+
+    monkeypatch.setattr(sys, "stdout", RayStream())
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    handlers = logging.getLogger().handlers[:]
+    try:
+        log = WorkerLog.installed()
+        assert sys.stdout.write("a line\n") == 7
+        assert log.tail == "a line"
+    finally:
+        logging.getLogger().handlers[:] = handlers
+
+
 def test_a_disk_too_small_for_the_trials_at_once_is_refused_and_for_the_whole_study_said(tmp_path):
     study = Study(budget=10)
     with pytest.raises(ServiceError, match=r"2 trials at once need 8\.00 GB for checkpoints .* and 7\.90 GB are free"):

@@ -84,25 +84,26 @@ def test_a_run_that_ends_without_a_last_report_has_failed(small, home, on_ray):
     assert study.trials[1].reason == "its run ended without a last report"
 
 
-def test_a_host_where_three_attempts_die_at_once_gets_no_more_trials(space, small, home, ray_cluster, on_ray):
-    bad = ray_cluster.add_node(num_cpus=2, object_store_memory=200 * 2**20)
+def test_a_host_where_three_attempts_die_at_once_gets_no_more_trials(small, home, ray_cluster, on_ray, monkeypatch):
+    monkeypatch.setattr("odmt.tuning.journal.QUICK_SECONDS", 600.0)  # a busy machine starts workers slowly
+    bad = ray_cluster.add_node(num_cpus=4, object_store_memory=200 * 2**20)
     home.study("doomed").mkdir(parents=True)
     (home.study("doomed") / "doomed.txt").write_text(bad.node_id)
     try:
         found = small(
-            "resources.max_concurrent_trials=4",
-            "resources.max_retries=4",
+            "resources.max_concurrent_trials=6",  # two here, four there
+            "resources.max_retries=6",
             "resources.retry_wait_seconds=0.1",
-            trials=8,
+            trials=6,
         )
         run_study(found, home, "doomed", options(doomed_runner))
     finally:
         ray_cluster.remove_node(bad)
     study = folded(home, "doomed")
-    assert [trial.state for trial in study.trials.values()] == ["completed"] * 8
+    assert [trial.state for trial in study.trials.values()] == ["completed"] * 6
     assert list(study.aside) == [f"{socket.gethostname()}/{bad.node_id[:12]}"]
     assert {record["host"] for record in study.setbacks} == set(study.aside)
-    assert 3 <= len(study.setbacks) <= 4  # one more may have been on its way there
+    assert 3 <= len(study.setbacks) <= 6  # some more may have been on their way there
     assert {epoch.host for trial in study.trials.values() for epoch in trial.epochs}.isdisjoint(study.aside)
 
 
@@ -175,8 +176,10 @@ def test_a_budget_that_is_met_ends_the_search_without_losing_an_epoch(small, hom
     ran = [(trial, epoch) for trial, epoch, _ in executed(home, "timed")]
     assert sorted(ran) == sorted((name, one.epoch) for name, trial in study.trials.items() for one in trial.epochs)
     again = run(2000, max(counts) + 3, extend=True)
-    assert (again.limit, again.resumed, again.epochs_redone) == ("time", 2, 0)
+    assert (again.limit, again.resumed) == ("time", 2)
     assert all(len(trial.epochs) >= max(counts) + 3 for trial in again.trials.values())
+    ran = [(trial, epoch) for trial, epoch, _ in executed(home, "timed")]
+    assert len(ran) == len(set(ran)) == sum(len(trial.epochs) for trial in again.trials.values())
 
 
 def test_worker_processes_are_gone_and_callbacks_were_short_when_a_search_has_ended(small, home, on_ray, monkeypatch):
