@@ -163,6 +163,9 @@ def _search(
             cpus=cpus,
             gpus=gpus,
             concurrent=concurrent,
+            command=options.command,
+            max_retries=space.resources.max_retries,
+            retry_wait_seconds=space.resources.retry_wait_seconds,
         )
         from odmt.cluster.shared_features import check_all, share
         from odmt.tuning.trial import TrialJob, threads_for
