@@ -78,14 +78,14 @@ def main(ray_folder, epoch_seconds, *words):
     """Run launch/tune.py with a stand-in for data and training, on a Ray of its own."""
     from fake_search import SOURCE, fake_split
 
-    import odmt.experiment.arrays
-    import odmt.tuning.driver
+    from odmt.tuning import driver, ending
 
-    runner = partial(noted_epochs, seconds=float(epoch_seconds))
-    odmt.tuning.driver.Options = partial(
-        odmt.tuning.driver.Options, runner=runner, source=SOURCE, local_cpus=2, ray_folder=Path(ray_folder)
-    )
-    odmt.experiment.arrays.load_split = fake_split
+    def options(**given):
+        stand_ins = {"runner": partial(noted_epochs, seconds=float(epoch_seconds)), "source": SOURCE}
+        planless = {"opened": lambda folder, inputs: None}  # a plan measures prepared files, and there are none
+        return given_options(**{**given, **stand_ins, **planless}, local_cpus=2, ray_folder=Path(ray_folder))
+
+    given_options, driver.Options, ending.load_split = driver.Options, options, fake_split
     script = Path(__file__).resolve().parent.parent / "launch" / "tune.py"
     sys.argv = ["launch/tune.py", *words]
     runpy.run_path(str(script), run_name="__main__")

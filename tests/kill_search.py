@@ -37,6 +37,7 @@ class Search:
 
     Attributes:
         root: ODMT_HOME.
+        space: path of its space file.
         words: what the user would have typed after ``python``.
         kills: so far.
         process: the driver, None before the first start.
@@ -45,10 +46,10 @@ class Search:
     """
 
     def __init__(self, root, ray_folder, space, *, epoch_seconds, name="killed"):
-        self.root, self.name = Path(root), name
+        self.root, self.space = Path(root), str(space)
         self.study = self.root / "studies" / name
         self.log = self.study / "events.jsonl"
-        arguments = ["--space", str(space), "--study", name, "--where", "local", "--quiet"]
+        arguments = ["--space", self.space, "--study", name, "--where", "local", "--quiet"]
         self.words = ["launch/tune.py", *arguments]
         self._command = [sys.executable, "kill_driver.py", str(ray_folder), str(epoch_seconds), *arguments]
         path = os.pathsep.join(filter(None, [str(CHECKOUT / "tests"), str(CHECKOUT), os.environ.get("PYTHONPATH")]))
@@ -169,6 +170,6 @@ def descendants(pid):
 
 def last_word(output):
     """Return (lost, repeated, resumed, epochs redone) of the line that a driver ends with."""
-    found = re.search(r"lost (\d+), repeated (\d+), resumed (\d+)(?:, epochs redone (\d+))?", output)
+    found = re.search(r"lost (\d+), repeated (\d+), resumed (\d+), epochs redone (\d+)", output)
     assert found, output
-    return tuple(int(number) if number else None for number in found.groups())
+    return tuple(int(number) for number in found.groups())

@@ -32,7 +32,7 @@ class Search:
             open_study(log, self.folder.name, self.space, "d", extend=False)
             resources = {"max_retries": 2, "retry_wait_seconds": 5.0}
             started = {"pid": 1, "host": "h", "code": "c", "cpus": 1, "gpus": 0, "concurrent": 2}
-            log.commit("opened", **started, **resources, **self.opened)
+            log.commit("opened", **started | resources | self.opened)
             journal = Journal(self.space, log, clock=lambda: float(len(log.path.read_bytes())) * 1e3)
             running = {}
             for _ in range(reports):

@@ -15,6 +15,9 @@ from kill_driver import space_text
 from kill_evidence import after_their_end, ended, log_records, logged_runs, notes, redone
 from kill_search import REAP_SECONDS, Search, last_word
 
+from odmt.tuning.audit import audit
+from odmt.tuning.space import load_space
+
 pytestmark = pytest.mark.slow
 AT_ONCE = 2
 
@@ -126,9 +129,14 @@ def test_mlflow_has_one_run_a_trial_and_every_metric_of_every_epoch_once(killed)
 
 
 def test_the_last_driver_says_that_nothing_was_lost_or_repeated(killed):
-    lost, repeated, resumed, _ = last_word(killed.search.output)
+    lost, repeated, resumed, again = last_word(killed.search.output)
     assert (lost, repeated) == (0, 0)
     assert resumed <= AT_ONCE
+    assert again <= AT_ONCE
+
+
+def test_every_proposal_and_verdict_can_be_derived_again_from_the_log(killed):
+    assert audit(killed.search.log, load_space(killed.search.space)) == []
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from parts.efficiency_replay import MemoryLog, Method, Point, replay, searched
-from parts.efficiency_report import Search, quartiles, ratio
+from parts.efficiency_report import Search, again, quartiles, ratio
 from parts.efficiency_speed import quick_proposals
 from parts.efficiency_table import Curve, Table, read_table
 
@@ -99,6 +99,12 @@ def test_a_search_that_never_arrives_is_infinitely_far():
     assert far.reaching(0.5) is None
     assert quartiles([1.0, 2.0, float("inf"), float("inf")]) == [1.0, 2.0, None]
     assert ratio([near], [far], 0.5)["ratio"] is None
+
+
+def test_a_search_that_ends_without_arriving_is_followed_by_another():
+    searches = [Search.of([Point(1, 10.0, 1, 0.9)]), Search.of([Point(1, 4.0, 1, 0.1), Point(2, 6.0, 1, 0.1)])]
+    assert again(searches, 0.5) == 16.0
+    assert again(searches[1:], 0.5) == float("inf")
 
 
 def test_the_ratio_is_that_of_the_medians():

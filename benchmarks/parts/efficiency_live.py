@@ -23,7 +23,9 @@ def compare_live(
     """Search with every method once; print and return what happened, and what the replay said would."""
     home = Home.from_environment()
     found: dict[str, Any] = {}
-    for name, method in methods.items():
+    short_first = sorted(methods, key=lambda name: methods[name].scheduler == "none")
+    for name in short_first:
+        method = methods[name]
         if method.shuffled:
             continue
         method = method if method.sampler == "grid" else method._replace(at_once=arguments.at_once)

@@ -56,6 +56,7 @@ def summary(searches: Sequence[Search], table: Table) -> dict[str, Any]:
         arrived = [search.reaching(target) for search in searches]
         found[name] = {
             "reached": sum(point is not None for point in arrived),
+            "again_hours": round(mean / 3600, 5) if math.isfinite(mean := again(searches, target)) else None,
             "epochs": quartiles([point.epochs if point else math.inf for point in arrived]),
             "hours": quartiles([point.seconds / 3600 if point else math.inf for point in arrived]),
             "trials": quartiles([point.trials if point else math.inf for point in arrived]),
@@ -64,6 +65,13 @@ def summary(searches: Sequence[Search], table: Table) -> dict[str, Any]:
         values = [search.best_by(share * table.seconds * (1 + 1e-9)) / table.best for search in searches]
         found.setdefault("best_share", {})[f"{share:g}"] = quartiles(values)
     return found
+
+
+def again(searches: Sequence[Search], target: float) -> float:
+    """Return the mean seconds to a value where a search that ends without it is followed by one with another seed."""
+    arrived = [search.reaching(target) for search in searches]
+    spent = sum((point or search.steps[-1]).seconds for point, search in zip(arrived, searches, strict=True))
+    return spent / count if (count := sum(point is not None for point in arrived)) else math.inf
 
 
 def quartiles(values: Sequence[float]) -> list[float | None]:
@@ -107,7 +115,7 @@ def tell(results: Mapping[str, Mapping[str, Any]], table: Table) -> None:
     }
     for goal, title in titles.items():
         printed = Printed(title=f"Compute {title}: median [quartiles]")
-        for column in ("method", "reached", "trials begun", "epochs", "CPU hours", "of the whole table"):
+        for column in ("method", "reached", "trials begun", "epochs", "CPU hours", "of the table", "mean, again"):
             printed.add_column(column, justify="left" if column == "method" else "right")
         for name, found in results.items():
             numbers = found[goal]
@@ -119,6 +127,7 @@ def tell(results: Mapping[str, Mapping[str, Any]], table: Table) -> None:
                 _shown(numbers["epochs"], "{:.0f}"),
                 _shown(numbers["hours"], "{:.3f}"),
                 _shown(whole, "{:.0%}"),
+                "never" if numbers["again_hours"] is None else f"{numbers['again_hours']:.3f}",
             )
         console.print(printed)
     printed = Printed(title="Best value so far, as a share of the best known (median [quartiles]), by compute spent")

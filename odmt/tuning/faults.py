@@ -45,6 +45,13 @@ def another_attempt(study: Study, trial: Trial, what: str, resources: ResourcesC
     return Again(min(LONGEST_WAIT_SECONDS, resources.retry_wait_seconds * 2**tries))
 
 
+def last_setback(study: Study, trial: Trial) -> Mapping[str, Any] | None:
+    """Return the setback that ended a trial's last attempt, or None where that attempt was only interrupted."""
+    of_trial = (record for record in reversed(study.setbacks) if record["trial"] == trial.trial_id)
+    last = next(of_trial, None)
+    return last if last is not None and last["attempt"] == trial.attempt else None
+
+
 def host_to_put_aside(study: Study, host: str) -> str | None:
     """Return why a host is to get no more trials, or None: its last three attempts all died or hung at once.
 

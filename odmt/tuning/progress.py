@@ -120,7 +120,8 @@ class StudyProgress:
         left = self.seconds_left()
         used, allowed = seconds_used(self._study, now), self._study.seconds_allowed
         of = "" if allowed is None else f" of {clock(allowed)}"
-        known = "time left unknown yet" if left is None else f"about {clock(left)} left"
+        about = "about" if _epochs(self._study) > self._epochs_before or self._study.finished else "at most"
+        known = "time left unknown yet" if left is None else f"{about} {clock(left)} left"
         return f"{clock(used)}{of} used, {known}"
 
     def seconds_left(self) -> float | None:

@@ -116,7 +116,9 @@ def unflattened(result: dict[str, Any]) -> dict[str, Any]:
 def _host_in(error: str) -> str | None:
     """Return the host of the address that Ray's error names, for a worker that died before it told anything."""
     addresses = [line.partition("ip:")[2].strip() for line in error.splitlines() if line.strip().startswith("ip:")]
-    hosts = [node.host for node in alive_nodes() if addresses and node.address == addresses[-1]]
+    if not addresses:
+        return None
+    hosts = [node.host for node in alive_nodes() if node.address == addresses[-1]]
     return hosts[0] if len(hosts) == 1 else None
 
 

@@ -21,6 +21,7 @@ from odmt.cluster.storage import error_file, trial_folder
 from odmt.config import RunConfig, from_mapping
 from odmt.errors import ConfigError, NonFiniteError, SharedFeaturesError
 from odmt.experiment.run import EpochResult, training_run
+from odmt.tracking.redaction import redacted
 from odmt.training.checkpoint import CheckpointFolder
 from odmt.tuning import failures
 from odmt.tuning.failures import free_memory, leave
@@ -67,9 +68,9 @@ def run_trial(assignment: Mapping[str, Any], job: TrialJob) -> None:
     if "failed" in ending:
         path = error_file(Path(job.study_folder), assignment["trial_id"])
         unexpected = ending.pop("unexpected")
-        if leave(path, ending["traceback"], log.tail) and unexpected:
+        ending |= {name: redacted(text) for name, text in (*ending.items(), ("log_tail", log.tail)) if _is_told(name)}
+        if leave(path, ending["traceback"], ending["log_tail"]) and unexpected:
             ending["failed"] += f" (traceback: {path})"
-        ending["log_tail"] = log.tail
     free_memory()
     tune.report({**ending, **told})
 
@@ -139,6 +140,10 @@ def _limit_torch(job: TrialJob) -> None:
 
 def _config(assignment: Mapping[str, Any]) -> RunConfig:
     return from_mapping(RunConfig, assignment["config"], f"trial {assignment['trial_id']}")
+
+
+def _is_told(name: str) -> bool:
+    return name in ("failed", "traceback", "log_tail")
 
 
 def _process() -> list[float]:

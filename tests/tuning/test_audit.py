@@ -190,6 +190,41 @@ def test_time_does_not_run_backwards(tampered):
     assert any(text.startswith(f"line {line}: setback: its time is 3600 s before") for text in findings)
 
 
+@pytest.mark.parametrize("what", ["oom", "died"])
+def test_a_driver_killed_right_after_a_setback_does_what_was_decided(tmp_path, what):
+    space = load_space(write_space(tmp_path), ["resources.max_retries=0"])
+    search = Search(tmp_path / "study", space, max_retries=0)
+    path = search.start(20, [what])
+    records = records_of(path)
+    line = next(number for number, record in enumerate(records, start=1) if record["kind"] == "setback")
+    trial = records[line - 1]["trial"]
+    search.folder.joinpath("events.jsonl").write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:line]))
+    records = records_of(search.start(1000))
+    (following,) = [record for record in records[line:] if record.get("trial") == trial][:1]
+    if what == "oom":
+        assert (following["kind"], following["adjust"]) == ("started", {"train.recompute_items": True})
+    else:
+        assert (following["kind"], following["state"], following["reason"]) == ("ended", "failed", "bad luck")
+    assert examine(path).findings == []
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("oom", "adjust is {}, the log gives {'train.recompute_items': True}"),
+        ("died", "attempt 2 began, but after died no other one was to follow"),
+    ],
+)
+def test_an_attempt_that_does_not_follow_from_the_setback_is_found(tmp_path, what, said):
+    space = load_space(write_space(tmp_path), ["resources.max_retries=0"])
+    path = Search(tmp_path / "study", space, max_retries=0).start(20, [what])
+    records = records_of(path)
+    line = next(number for number, record in enumerate(records, start=1) if record["kind"] == "setback")
+    trial = records[line - 1]["trial"]
+    started = {"kind": "started", "time": records[line - 1]["time"], "trial": trial, "attempt": 2}
+    assert f"line {line + 1}: {trial}: {said}" in examine(write(path, [*records[:line], started])).findings
+
+
 def test_a_damaged_line_is_refused_by_its_number(log, tmp_path):
     lines = log.read_bytes().splitlines(keepends=True)
     lines[6] = lines[6].replace(b"t", b"u", 1)

@@ -15,6 +15,7 @@ from odmt.tuning.sections import BudgetConfig, ResourcesConfig
 from odmt.tuning.space import load_space
 from odmt.tuning.state import METRIC
 from odmt.tuning.study import read_study
+from odmt.tuning.watch import Watch
 
 
 def with_budget(space, trials):
@@ -121,11 +122,14 @@ def suggested(search, tune_id):
     return given
 
 
-def test_tune_is_told_what_the_journal_decides(space, home):
+def test_tune_is_told_what_the_journal_decides(space, home, monkeypatch):
     space = dataclasses.replace(space, resources=ResourcesConfig(max_retries=1, retry_wait_seconds=0.0))
     log, journal = begun(space, home)
-    search, scheduler, stopper = StudySearch(journal), StudyScheduler(journal), StudyStopper(journal)
-    trials = [SimpleNamespace(config=suggested(search, f"tune{number}")) for number in range(3)]
+    monkeypatch.setattr("odmt.tuning.search.alive_nodes", list)  # no Ray here
+    watch = Watch(journal)
+    search, scheduler, stopper = StudySearch(watch), StudyScheduler(watch), StudyStopper(watch)
+    names = [f"tune{number}" for number in range(3)]
+    trials = [SimpleNamespace(trial_id=name, config=suggested(search, name)) for name in names]
     trials[2].get_error = lambda: "Traceback\nActorDiedError: gone"
     scheduler.on_trial_error(None, trials[2])
     assert log.study.setbacks[0]["reason"] == "its worker process died; ActorDiedError: gone"
@@ -139,7 +143,7 @@ def test_tune_is_told_what_the_journal_decides(space, home):
 
     assert [told(trials[0], epoch, 0.5) for epoch in range(1, 7)] == ["CONTINUE"] * 5 + ["STOP"]
     assert [told(trials[1], 1, 0.4), told(trials[1], 2, 0.4)] == ["CONTINUE", "STOP"]
-    search.on_trial_complete("tune3", error=True)
+    scheduler.on_trial_error(None, SimpleNamespace(trial_id="tune3", get_error=lambda: None))
     assert [trial.state for trial in log.study.trials.values()] == ["completed", "stopped", "failed"]
     journal.stopping.set()
     assert stopper.stop_all()
@@ -191,9 +195,9 @@ def test_a_view_tells_what_was_used_and_what_went_wrong(space, home):
     trial = journal.next_assignment().trial_id
     journal.setback(trial, "died", "its worker process died", host="h")
     log.commit("limit", what="time", used=2.0, allowed=2.0)
+    log.close()
     study = read_study(home, "x")
     assert (study.limit, study.hours_allowed, study.gpu_hours_allowed, study.device) == ("time", 2.0, None, "CPU")
     assert (study.setbacks, study.reused, study.epochs_redone) == (1, 0, 0)
     assert study.seconds_used == log.study.seconds_used > 0
     assert study.device_hours == log.study.device_seconds / 3600 > 0
-    log.close()
