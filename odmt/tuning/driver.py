@@ -26,7 +26,7 @@ from odmt.tuning.journal import Journal
 from odmt.tuning.preflight import Inputs, Source
 from odmt.tuning.progress import StudyProgress
 from odmt.tuning.resources import resource_sentences, slots, trial_resources
-from odmt.tuning.room import BYTES_PER_PARAMETER, largest_configs, num_parameters, room_sentences
+from odmt.tuning.room import largest_checkpoint, room_sentences
 from odmt.tuning.space import Space
 from odmt.tuning.state import Study
 from odmt.tuning.study import StudyView, view
@@ -173,7 +173,8 @@ def _search(
         begun = time.monotonic()
         shared = share(home, list(space.loaded_configs()), options.source.loaders)
         options.say(f"shared features loaded in {clock(time.monotonic() - begun)}")
-        _check_room(space, folder, log.study, shared, concurrent, options.say)
+        for sentence in room_sentences(folder, log.study, largest_checkpoint(space, shared), concurrent):
+            options.say(sentence)
         runner = {"runner": options.runner} if options.runner else {}
         job = TrialJob(str(folder), shared, space.scheduler, threads_for(cpus), gpus, **runner)
         if not options.quiet:
@@ -195,17 +196,6 @@ def _search(
             journal.taint(f"found at the end: {error}")
         if watch.failure is not None and not log.study.tainted:
             raise watch.failure
-
-
-def _check_room(
-    space: Space, folder: Path, study: Study, shared: Any, concurrent: int, say: Callable[[str], None]
-) -> None:
-    from odmt.cluster.shared_features import arrays_for
-
-    configs = set(largest_configs(space))
-    parameters = max(num_parameters(config, arrays_for(shared, config)[0]) for config in configs)
-    for sentence in room_sentences(folder, study, parameters * BYTES_PER_PARAMETER, concurrent):
-        say(sentence)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from odmt.config import RunConfig
 from odmt.errors import ServiceError
@@ -42,6 +43,14 @@ def largest_configs(space: Space) -> Iterator[RunConfig]:
         if path in space.incumbent and path.startswith(("model.", "fusion.", "sequence.")):
             for value in axis.probes():
                 yield space.config_for({**space.incumbent, path: value})
+
+
+def largest_checkpoint(space: Space, shared: Any) -> int:
+    """Return the bytes of a space's largest checkpoint; ``shared``: what its trials read, in Ray's object store."""
+    from odmt.cluster.shared_features import arrays_for
+
+    configs = dict.fromkeys(largest_configs(space))
+    return BYTES_PER_PARAMETER * max(num_parameters(config, arrays_for(shared, config)[0]) for config in configs)
 
 
 def room_sentences(

@@ -47,10 +47,8 @@ def test_out_of_memory_is_tried_once_more_in_less_memory_and_told_with_the_sizes
     study = folded(home, "greedy")
     assert [trial.state for trial in study.trials.values()] == ["completed", "completed", "failed"]
     assert [trial.attempt for trial in study.trials.values()] == [1, 2, 2]
-    assert [(record["trial"], record["what"]) for record in study.setbacks if record["retry"]] == [
-        ("t0001", "oom"),
-        ("t0002", "oom"),
-    ]
+    tried_again = [(record["trial"], record["what"]) for record in study.setbacks if record["retry"]]
+    assert sorted(tried_again) == [("t0001", "oom"), ("t0002", "oom")]
     assert study.trials["t0001"].adjust == {"train.recompute_items": True}
     failed = study.trials["t0002"]
     assert failed.reason.startswith("out of memory: 1048576.00 GiB more were asked for, the machine has ")
