@@ -25,7 +25,7 @@ def outcome(study: StudyView, before: StudyView | None) -> Iterator[str]:
         before: before this start; None = it was the first.
     """
     counts = ", ".join(f"{study.count(state)} {state}" for state in _ENDED)
-    exhausted = "; every reachable combination has been tried" if study.exhausted else ""
+    exhausted = "; the space is exhausted: all that was left to propose has been tried" if study.exhausted else ""
     yield f"study {study.name}: {len(study.trials)} trials: {counts}{exhausted}"
     if before is not None and before.trials and not (before.finished and study.seconds_used == before.seconds_used):
         yield went_on(before, study)

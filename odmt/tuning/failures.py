@@ -19,7 +19,13 @@ _NO_ROOM_WORDS = ("No space left on device", "os error 28", "Disk quota exceeded
 _TORCH_FILE = "PytorchStreamWriter failed"  # all that torch.save says, whatever the reason
 _LITTLE_BYTES = 64 * 2**20
 _NO_MEMORY_WORDS = ("can't allocate memory", "CUDA out of memory", "CUDA error: out of memory", "ALLOC_FAILED")
+_BROKEN = {errno.EIO, errno.ESTALE, errno.ENODEV, errno.EREMOTEIO}
+_MACHINE_WORDS = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS", "NCCL error", "data parallel: process")
 _ASKED = re.compile(r"(?:tried|[Uu]nable) to allocate ([\d.]+ ?\w+)", re.IGNORECASE)
+
+
+class MachineFault(RuntimeError):
+    """The machine has not what it had promised."""
 
 
 def told(error: BaseException, config: RunConfig | None, folder: Path, *, gpu_share: float) -> dict[str, Any]:
@@ -80,9 +86,25 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Say whether memory, of a GPU or the machine, was asked for and not there."""
     import torch
 
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY_WORDS)
+    for link in _chain(error):
+        if isinstance(link, MemoryError | torch.OutOfMemoryError):
+            return True
+        if isinstance(link, RuntimeError) and any(words in str(link) for words in _NO_MEMORY_WORDS):
+            return True
+    return False
+
+
+def is_fault_of_machine(error: BaseException) -> bool:
+    """Say whether the machine failed and not the trial: its GPU, its network, its file system.
+
+    What such a process computes next is not to be trusted: it must end, and the trial is tried again elsewhere.
+    """
+    for link in _chain(error):
+        if isinstance(link, MachineFault) or (isinstance(link, OSError) and link.errno in _BROKEN):
+            return True
+        if isinstance(link, RuntimeError) and any(words in str(link) for words in _MACHINE_WORDS):
+            return not is_out_of_memory(error)
+    return False
 
 
 def _sizes(error: BaseException, config: RunConfig | None, gpu_share: float) -> Iterator[str]:

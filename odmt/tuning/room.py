@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from odmt.config import RunConfig
-from odmt.errors import ServiceError
+from odmt.errors import ConfigError, ServiceError
 from odmt.experiment.arrays import TrialArrays
 from odmt.tuning.space import Space
 from odmt.tuning.state import Study
@@ -39,10 +39,13 @@ def num_parameters(config: RunConfig, arrays: TrialArrays) -> int:
 def largest_configs(space: Space) -> Iterator[RunConfig]:
     """Yield the incumbent's configuration, and it with each axis that makes the model at its largest."""
     yield space.incumbent_config()
+    start = {path: space.incumbent.get(path, axis.probes()[0]) for path, axis in space.axes.items()}
     for path, axis in space.axes.items():
-        if path in space.incumbent and path.startswith(("model.", "fusion.", "sequence.")):
+        if path.startswith(("model.", "fusion.", "sequence.")):
             for value in axis.probes():
-                yield space.config_for({**space.incumbent, path: value})
+                with contextlib.suppress(ConfigError):  # possible alone, and not with the others' first values
+                    found = space.config_for({**start, path: value})
+                    yield found
 
 
 def largest_checkpoint(space: Space, shared: Any) -> int:

@@ -151,11 +151,13 @@ class StudyCallback(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note that a worker has been given a trial."""
-        self._watch.begun(trial.trial_id)
+        with self._watch.measured():
+            self._watch.begun(trial.trial_id)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Kill the workers of trials that hang; what that does to Tune's trial is then an error like any death."""
-        late = self._watch.overdue()
+        with self._watch.measured():
+            late = self._watch.overdue()
         for trial in trials if late else ():
             if trial.trial_id in late and (worker := trial.temporary_state.ray_actor) is not None:
                 ray.kill(worker)

@@ -16,7 +16,7 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     if found["why"]:
         yield f"tainted: {found['why']}"
     counts = ", ".join(f"{number} {name}" for name, number in found["counts"].items())
-    exhausted = "; every reachable combination has been tried" if found["exhausted"] else ""
+    exhausted = "; the space is exhausted: all that was left to propose has been tried" if found["exhausted"] else ""
     yield f"trials: {found['ended']} of {found['budget']} have ended: {counts}{exhausted}"
     yield f"proposals that equalled an earlier trial and took its result: {found['reused']}"
     for name, one in found["budgets"].items():

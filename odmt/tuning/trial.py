@@ -88,6 +88,8 @@ def _ending(assignment: Mapping[str, Any], job: TrialJob) -> dict[str, Any] | No
         with contextlib.suppress(ConfigError):
             config = _config(assignment)
         folder = trial_folder(Path(job.study_folder), assignment["trial_id"])
+        if failures.is_fault_of_machine(error):
+            raise  # this process ends with it, and counts as a worker that died
         found = failures.told(error, config, folder, gpu_share=job.gpu_share)
         return {**found, "unexpected": found["what"] == "error" and not isinstance(error, NonFiniteError)}
 
@@ -103,6 +105,7 @@ def reports(assignment: Mapping[str, Any], job: TrialJob) -> Iterator[dict[str, 
     """
     config = _config(assignment)
     _limit_torch(job)
+    _check_gpu(job)
     host = this_host()
     arrays, checked = arrays_for(job.shared, config)
     folder = CheckpointFolder(
@@ -136,6 +139,14 @@ def _limit_torch(job: TrialJob) -> None:
         share = job.gpu_share if 0 < job.gpu_share < 1 else 1.0
         for number in range(torch.cuda.device_count()):
             torch.cuda.set_per_process_memory_fraction(share, number)
+
+
+def _check_gpu(job: TrialJob) -> None:
+    """Refuse to train on the CPU where a GPU was reserved: the numbers would be those of another precision."""
+    import torch
+
+    if job.gpu_share > 0 and not torch.cuda.is_available():
+        raise failures.MachineFault("a GPU was reserved for this trial, and torch sees none here")
 
 
 def _config(assignment: Mapping[str, Any]) -> RunConfig:

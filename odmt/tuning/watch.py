@@ -138,6 +138,8 @@ class Watch:
 
     def overdue(self) -> list[str]:
         """Record the attempts that have not reported for too long as hung; return Tune's ids: their workers must go."""
+        if self.journal.stopping.is_set():
+            return []
         now = self._clock()
         late = [
             tune_id

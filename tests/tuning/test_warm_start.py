@@ -73,6 +73,15 @@ def test_any_other_study_gives_its_best_configurations_as_proposals(home, tmp_pa
     assert [trial.values["train.weight_decay"] for trial in trials[1:3]] == decays
 
 
+def test_the_trials_of_a_grid_are_evidence_too(home, tmp_path):
+    listed = SPACE.replace("high: 1.0}", "high: 1.0, grid: [0.1, 0.5]}")
+    grid = load_space(write_space(tmp_path, listed), ["sampler.name=grid", "sampler.startup_trials=10"])
+    searched(home, "grid", grid, [0.3, 0.5, 0.4])
+    with begun(home, "later", load_space(write_space(tmp_path, listed)), ["grid"]) as log:
+        assert [warm.value for warm in log.study.evidence] == [0.5, 0.4, 0.3]
+        assert all(warm.distributions for warm in log.study.evidence)
+
+
 def test_proposals_of_several_studies_come_by_rank(home, tmp_path, space, earlier):
     second = load_space(str(space.path), ["sampler.seed=9"])
     searched(home, "second", second, [0.1, 0.9, 0.2])
