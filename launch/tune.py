@@ -126,9 +126,11 @@ def search(
     """Run the study and print its end."""
     import shlex
 
+    from odmt.cluster.storage import check_place
     from odmt.errors import InterruptedStudy
     from odmt.tuning.driver import Options, run_study
 
+    check_place(home.study(asked.name))
     command = shlex.join(["python", "launch/tune.py", *words])
     mirrors: list[Any] = []
     options = Options(

@@ -31,7 +31,7 @@ from odmt.tuning.space import Space
 from odmt.tuning.state import Study
 from odmt.tuning.study import StudyView, view
 from odmt.tuning.tune_loop import Reservation, run_loop
-from odmt.tuning.warm_start import warm_records
+from odmt.tuning.warm_start import check_names, warm_records
 from odmt.tuning.watch import Watch
 from odmt.tuning.wording import clock
 
@@ -104,6 +104,7 @@ def run_study(space: Space, home: Home, name: str, options: Options) -> StudyVie
     inputs = options.source.inputs(home, space)
     for sentence in inputs.sentences:
         options.say(sentence)
+    check_names(home, options.warm_start, name)
     folder = writable_folder(home.study(name))
     with EventLog(folder) as log:
         open_study(

@@ -85,8 +85,8 @@ class Standing:
 
     @property
     def now(self) -> float:
-        """Up to when time counts as used: this moment while a driver runs, else the last record."""
-        return time.time() if self.pid is not None else self.last_activity
+        """Up to when time counts as used: this moment while a driver searches, else the last record."""
+        return time.time() if self.host is not None else self.last_activity
 
 
 def study_folder(home: Home, name: str) -> Path:

@@ -1,6 +1,5 @@
 """Studies as others read them: no Ray, Optuna, torch or MLflow is imported here."""
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +90,7 @@ def read_study(home: Home, name: str) -> StudyView:
 
 def view(name: str, study: Study, *, running: bool) -> StudyView:
     """Return a folded log in the form for readers; ``running``: a driver owns it."""
-    now = time.time() if running else study.last_time or 0.0
+    now = study.last_time or 0.0  # a driver that only begins has used nothing since
     return StudyView(
         name=name,
         study_id=study.header["study_id"],
@@ -148,5 +147,5 @@ def _trial_view(trial: Trial, running: bool) -> TrialView:
 
 def study_names(folder: Path) -> str:
     """Return the studies under a folder in words."""
-    found = sorted(path.parent.name for path in folder.glob("*/events.jsonl"))
+    found = sorted(path.parent.name for path in folder.glob("*/events.jsonl") if path.stat().st_size)
     return ", ".join(found) or "none yet; make one: python launch/tune.py --space demo"

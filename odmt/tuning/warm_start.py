@@ -52,6 +52,23 @@ def warm_records(home: Home, names: Sequence[str], space: Space, data_digest: st
     return records
 
 
+def check_names(home: Home, names: Sequence[str], own: str) -> None:
+    """Refuse earlier studies that a new study cannot begin with; one that has begun asks them nothing any more.
+
+    Raises:
+        StudyError: a study is the new one itself, is not there, or has no trial with a value.
+    """
+    log = home.study(own) / "events.jsonl"
+    if log.is_file() and log.stat().st_size:
+        return
+    for name in names:
+        if name == own:
+            raise StudyError(
+                f"--warm-start: study {name!r} cannot begin with itself; leave it out, or use --study NAME"
+            )
+        _read(home, name)
+
+
 def agrees(study: Study, space: Space, data_digest: str) -> bool:
     """Say whether what a study measured is what this space would measure, so that the sampler may be told it."""
     was, now = study.header["identity"], space.identity()

@@ -1,8 +1,9 @@
 import pytest
-from fake_search import SPACE, write_space
+from fake_search import SPACE, options, quick_runner, write_space
 
 from odmt.errors import StudyChangedError, StudyError
 from odmt.tuning.axes import Axis
+from odmt.tuning.driver import run_study
 from odmt.tuning.event_log import EventLog
 from odmt.tuning.identity import open_study
 from odmt.tuning.journal import Journal
@@ -131,6 +132,14 @@ def test_a_study_that_is_missing_or_empty_is_refused_and_leaves_nothing(home, sp
     searched(home, "empty", space, [])
     with pytest.raises(StudyError, match="study 'empty' has no trial with a value yet"):
         begun(home, "later", space, ["empty"])
+
+
+def test_wrong_names_leave_no_folder_of_the_new_study(home, space):
+    with pytest.raises(StudyError, match="there is no study 'nowhere'"):
+        run_study(space, home, "later", options(quick_runner, warm_start=("nowhere",)))
+    with pytest.raises(StudyError, match="study 'later' cannot begin with itself"):
+        run_study(space, home, "later", options(quick_runner, warm_start=("later",)))
+    assert not home.study("later").exists()
 
 
 def test_another_warm_start_under_the_same_name_is_refused(home, space, earlier):
