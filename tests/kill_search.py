@@ -57,7 +57,7 @@ class Search:
         self._environment |= {"ODMT_HOME": str(self.root), "PYTHONPATH": path}
         self._output = self.root / "driver.txt"
         self.kills: list[Kill] = []
-        self.startup = 12.0
+        self.startup = 0.0
         self.process: subprocess.Popen | None = None
         self.left: list[tuple[float, psutil.Process]] = []
 
@@ -96,10 +96,15 @@ class Search:
         """What the last driver has printed."""
         return self._output.read_text(encoding="utf-8", errors="replace")
 
-    def wait_for_epochs(self, count, seconds=120):
+    def wait_for_epochs(self, count):
         """Wait until workers have begun so many epochs since this start."""
+        self.wait_for(lambda: len(self._begun()) >= self._begun_before + count)
+        self.startup = self._begun()[self._begun_before] - self._started
+
+    def wait_for(self, condition, seconds=120):
+        """Wait for something of a driver that is running."""
         deadline = time.monotonic() + seconds
-        while len(self._begun()) < self._begun_before + count:
+        while not condition():
             assert self.process.poll() is None, f"the driver ended: {self.output}"
             assert time.monotonic() < deadline, f"waited {seconds} s in vain: {self.output}"
             time.sleep(0.1)

@@ -30,7 +30,8 @@ class Plan(NamedTuple):
         space: its space file's text.
         epoch_seconds: of an epoch.
         kills: uniform seconds (since, low, high). ``start``: both since the driver's start; ``epoch``: both since its
-            first epoch began; ``both``: from ``low`` after the start to ``high`` after the expected first epoch.
+            first epoch began; ``both``: from ``low`` after the start to ``high`` after the expected first epoch, which
+            one more start is there to measure.
         minutes: that its last driver may take.
     """
 
@@ -76,6 +77,12 @@ def killed(request, tmp_path_factory):
 
 
 def kill_again_and_again(search, plan, draw):
+    if any(since == "both" for since, _, _ in plan.kills):
+        search.start()
+        search.wait_for_epochs(1)
+        search.process.terminate()
+        assert search.finish(120) == 130, search.output
+        print(f"a first epoch begins {search.startup:.1f} s after a start", flush=True)
     for number, (since, low, high) in enumerate(plan.kills, start=1):
         search.start()
         if since == "epoch":
@@ -146,8 +153,21 @@ def search(tmp_path, tmp_path_factory):
         yield search
 
 
+def the_command(search):
+    return "go on with: " + shlex.join(["python", *search.words])
+
+
+def test_a_signal_in_start_up_ends_it_with_the_command_to_go_on(search):
+    search.start()
+    search.wait_for(search.log.exists)
+    time.sleep(random.uniform(0, 6))
+    search.process.terminate()
+    assert search.finish(60) == 130, search.output
+    assert the_command(search) in search.output
+
+
 def test_a_signal_ends_a_search_with_the_command_to_go_on_and_a_second_driver_is_refused(search):
-    go_on = "go on with: " + shlex.join(["python", *search.words])
+    go_on = the_command(search)
     search.start()
     search.wait_for_epochs(2)
     second = search.another(subprocess.PIPE)
