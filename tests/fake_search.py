@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import ray
 import torch
 from small_arrays import in_shards, small_arrays
 
@@ -119,6 +120,48 @@ def dying_runner(config, arrays, *, checkpoints):
     for result in fake_epochs(config, checkpoints, seconds=0.05):
         if result.epoch == 2 and checkpoints.folder.name == "t0001" and checkpoints.attempt == 1:
             os.kill(os.getpid(), signal.SIGKILL)
+        yield result
+
+
+def hanging_runner(config, arrays, *, checkpoints):
+    """Trial 1 sleeps for ever at its second epoch, once."""
+    for result in fake_epochs(config, checkpoints, seconds=0.05):
+        if result.epoch == 2 and checkpoints.folder.name == "t0001" and checkpoints.attempt == 1:
+            time.sleep(10_000)
+        yield result
+
+
+def greedy_runner(config, arrays, *, checkpoints):
+    """Trial 1 asks for more memory than there is, unless its items are recomputed; trial 2 always does."""
+    for result in fake_epochs(config, checkpoints, seconds=0.02):
+        name = checkpoints.folder.name
+        if result.epoch == 2 and (name == "t0002" or (name == "t0001" and not config.train.recompute_items)):
+            print("one more batch")
+            torch.empty(2**50, dtype=torch.uint8)
+        yield result
+
+
+def doomed_runner(config, arrays, *, checkpoints):
+    """Dies at once on the node that ``doomed.txt`` in the study's folder names."""
+    doomed = checkpoints.folder.parent.parent / "doomed.txt"
+    if doomed.exists() and ray.get_runtime_context().get_node_id() == doomed.read_text():
+        os.kill(os.getpid(), signal.SIGKILL)
+    yield from fake_epochs(config, checkpoints, seconds=1.0)
+
+
+def saving_runner(config, arrays, *, checkpoints):
+    """Saves a megabyte an epoch."""
+    for result in fake_epochs(config, checkpoints, seconds=0.1):
+        with open(checkpoints.folder / f"state-{result.epoch}", "wb") as file:
+            file.write(bytes(2**20))
+        yield result
+
+
+def silent_runner(config, arrays, *, checkpoints):
+    """Trial 1 ends without a last report."""
+    for result in fake_epochs(config, checkpoints, seconds=0.02):
+        if result.epoch == 2 and checkpoints.folder.name == "t0001":
+            return
         yield result
 
 

@@ -9,7 +9,9 @@ stored one; trials check a rotating sample of rows before each report, and the d
 """
 
 import json
+import shutil
 import socket
+import tempfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +22,10 @@ import numpy as np
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from odmt.cluster.nodes import alive_nodes
 from odmt.cluster.task_errors import cause_of
 from odmt.config import DataConfig, RunConfig, Section, from_mapping, to_mapping
-from odmt.errors import DataError, MissingDataError, SharedFeaturesError
+from odmt.errors import DataError, MissingDataError, ServiceError, SharedFeaturesError
 from odmt.experiment.arrays import TrialArrays, load_split, plan_encoder_features
 from odmt.features.ragged import FeatureShard, RaggedFeatures
 from odmt.features.shards import LoadedShard, ShardPlan, load_shard
@@ -96,9 +99,30 @@ def share(home: Home, configs: list[RunConfig], loaders: Loaders | None = None) 
         ray.get(list(shared.splits.values()))
         for features in shared.features.values():
             ray.get(features.checksums)
-    except ray.exceptions.RayTaskError as error:
-        raise cause_of(error) from error
+    except ray.exceptions.RayError as error:
+        if is_store_full(error):
+            raise ServiceError(store_sentence()) from error
+        if isinstance(error, ray.exceptions.RayTaskError):
+            raise cause_of(error) from error
+        raise
     return shared
+
+
+def is_store_full(error: BaseException) -> bool:
+    """Say whether Ray had no room for an object, in memory or on the disk that it spills to."""
+    full = (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError)
+    return isinstance(error, full) or isinstance(getattr(error, "cause", None), full)
+
+
+def store_sentence() -> str:
+    """Say that the object store is full, with the sizes."""
+    held = min((node.store_bytes for node in alive_nodes()), default=0.0)
+    disk = shutil.disk_usage(tempfile.gettempdir())
+    return (
+        f"Ray's object store is full: the smallest node's holds {held / 2**30:.2f} GB, and {tempfile.gettempdir()} of "
+        f"{socket.gethostname()} has {disk.free / 2**30:.2f} GB free to spill to; make room there, enlarge the store "
+        "(--object-store-memory), or use smaller encoders"
+    )
 
 
 def arrays_for(shared: SharedArrays, config: RunConfig) -> tuple[TrialArrays, list[tuple[RaggedFeatures, np.ndarray]]]:

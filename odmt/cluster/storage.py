@@ -1,6 +1,7 @@
 """Where a study's state and checkpoints lie."""
 
 import errno
+import os
 import tempfile
 from pathlib import Path
 
@@ -26,6 +27,25 @@ def writable_folder(folder: Path) -> Path:
             raise ConfigError(folder, [sentence]) from error
         raise ServiceError(f"{folder}: {sentence}") from error
     return folder
+
+
+def check_place(folder: Path) -> None:
+    """Refuse a folder that could not be made or written to; nothing is made.
+
+    Raises:
+        ConfigError: no permission, a read-only disk, or a file in its way.
+    """
+    try:
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        reason = None if there.is_dir() else errno.ENOTDIR
+        if reason is None and not os.access(
+            there, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids
+        ):
+            reason = errno.EACCES
+    except OSError as error:  # on the way there
+        reason = error.errno
+    if reason is not None:
+        raise ConfigError(folder, [f"cannot be written to: {os.strerror(reason)}; set ODMT_HOME to a place that can"])
 
 
 def trial_folder(study_folder: Path, trial_id: str) -> Path:

@@ -12,7 +12,7 @@ from odmt.errors import CheckpointError, ConfigError
 from odmt.evaluation.evaluator import Evaluation, Evaluator
 from odmt.evaluation.metrics import user_groups
 from odmt.experiment.arrays import TrialArrays
-from odmt.experiment.shape import empty_model
+from odmt.experiment.shape import empty_model, id_width
 from odmt.model.items import Reads
 from odmt.model.recommender import SequentialRecommender
 from odmt.training.batches import CandidateRule, Shard, TrainingBatches
@@ -46,15 +46,13 @@ def build_model(config: RunConfig, arrays: TrialArrays, device: torch.device) ->
     """
     seed_torch(config.train.seed, "start values")
     start = config.model.id_init
-    feature_width = arrays.image.width if start == "image" else arrays.text.width
-    id_dim = config.model.id_dim or (config.model.embedding_dim if start == "random" else feature_width)
     try:
         model = empty_model(
             config,
             num_items=arrays.split.num_items,
             text_dim=arrays.text.width,
             image_dim=arrays.image.width,
-            id_dim=id_dim,
+            id_dim=id_width(config, arrays.text.width, arrays.image.width),
         )
         if start != "random" and model.item_encoder.id_table is not None:
             cpu = torch.device("cpu")

@@ -41,3 +41,10 @@ def empty_model(
         for name in items.branches
     }
     return SequentialRecommender(items, backbones, recompute_items=config.train.recompute_items)
+
+
+def id_width(config: RunConfig, text_dim: int, image_dim: int) -> int:
+    """Return the width of the ID table: what is set, else that of the features it starts from, else the model's."""
+    start = config.model.id_init
+    feature_width = image_dim if start == "image" else text_dim
+    return config.model.id_dim or (config.model.embedding_dim if start == "random" else feature_width)

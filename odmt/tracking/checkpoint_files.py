@@ -27,6 +27,7 @@ def send_checkpoint(client: "MlflowClient", run_id: str, checkpoint: Path | None
     """
     if checkpoint is None:
         return "none"
+    checkpoint = _where_it_is(checkpoint)
     there = {Path(item.path).name: item.file_size for item in client.list_artifacts(run_id, "checkpoint")}
     for name in CHECKPOINT_FILES:
         file = checkpoint / name
@@ -48,6 +49,14 @@ def send_checkpoint(client: "MlflowClient", run_id: str, checkpoint: Path | None
     if there.get("config.yaml") != len(text.encode()):
         client.log_text(run_id, text, "checkpoint/config.yaml")
     return "sent"
+
+
+def _where_it_is(checkpoint: Path) -> Path:
+    """Return a checkpoint's folder, or that of the same epoch where a later attempt saved it again."""
+    if checkpoint.is_dir():
+        return checkpoint
+    again = sorted(checkpoint.parent.glob(f"{checkpoint.name.partition('-')[0]}-*"))
+    return again[-1] if again else checkpoint
 
 
 def _readable_bytes(file: Path) -> int:

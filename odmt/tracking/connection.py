@@ -7,20 +7,25 @@ one that exists 1 s, one ``log_batch`` 0.01 s. So MLflow is imported inside func
 import contextlib
 import fcntl
 import glob
+import json
 import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from odmt.errors import ServiceError
 from odmt.home import Home
+from odmt.tracking.redaction import RedactingFilter, first_line, redacted
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 _SETTINGS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    # MLflow's own retries send POST again too: a run whose making was not answered would be made twice, unseen. The
+    # mirror tries again by itself, and looks first.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -48,36 +53,60 @@ def connect(home: Home) -> "MlflowClient":
         ServiceError: MLflow cannot be reached.
     """
     prepare_environment()
-    uri = home.tracking_uri
+    uri = client_uri(home)
     try:
         with _one_at_a_time(uri):
             _make_database(uri)
             from mlflow.tracking import MlflowClient
 
+            _keep_secrets_out_of_logs()
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             client.search_experiments(max_results=1)
     except Exception as error:
-        raise unreachable(uri, error) from error
+        raise unreachable(uri, error) from None  # MLflow's own errors quote the URI as it is
     return client
 
 
+def client_uri(home: Home) -> str:
+    """Return the tracking URI for MLflow's own functions: an account in a web address moves to the environment.
+
+    There MLflow reads it too, and the address may then stand in its errors, logs and tables.
+    """
+    uri = home.tracking_uri
+    parts = urlsplit(uri) if uri.startswith(("http://", "https://")) else None
+    if parts is None or not parts.username or not parts.password:
+        return uri
+    os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
+    os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _keep_secrets_out_of_logs() -> None:
+    """Let MLflow's and the database's loggers, once they are set up, write no secrets."""
+    for name in ("", "mlflow", "alembic", "sqlalchemy", "urllib3"):
+        for handler in logging.getLogger(name).handlers:
+            if not any(isinstance(known, RedactingFilter) for known in handler.filters):
+                handler.addFilter(RedactingFilter())
+
+
 def unreachable(uri: str, error: BaseException) -> ServiceError:
-    """Return the sentence for an MLflow that does not answer."""
+    """Return the sentence for an MLflow that does not answer; without secrets."""
     while inner := error.__cause__ or error.__context__:
         error = inner
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
     right = "check the file and its folder" if uri.startswith(_SQLITE) else "start it or unset MLFLOW_TRACKING_URI"
-    return ServiceError(f"MLflow at {uri} cannot be reached: {reason}; {right}")
+    return ServiceError(f"MLflow at {redacted(uri)} cannot be reached: {first_line(error)}; {right}")
 
 
 def is_passing(error: BaseException) -> bool:
     """Say whether sending again later may help: the server is away, busy or locked, not: the request is wrong."""
-    from mlflow.exceptions import MlflowException
+    from mlflow.exceptions import MlflowException, RestException
 
     if isinstance(error, MlflowException):
         status = error.get_http_status_code()
-        return status >= 500 or status in (401, 403, 408, 429)
-    return isinstance(error, OSError)
+        # An answer that is not JSON came from something that stands in front of the server.
+        foreign = not isinstance(error, RestException) and str(error).startswith("API request to")
+        return status >= 500 or status in (401, 403, 408, 429) or foreign
+    return isinstance(error, OSError | json.JSONDecodeError)
 
 
 def artifact_location(home: Home, experiment: str) -> str | None:

@@ -1,35 +1,40 @@
-"""What the mirror's worker thread sends: every request is such that sending it again changes nothing."""
+"""What the mirror's worker thread sends: every request is such that sending it again changes nothing.
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+MLflow's SQL stores keep one row for each (run, key, step, timestamp, value), and look for the rows that are there where
+a batch meets one (``SqlAlchemyStore._log_metrics_once``, 3.17). Everything sent bears the log's own times, so a batch
+whose answer got lost may be sent again. Making a run is the exception; ``known_runs`` mends it.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from odmt.home import Home
-from odmt.tracking.checkpoint_files import send_checkpoint
+from odmt.tracking.artifacts import send_artifacts
 from odmt.tracking.connection import connect, experiment_id
-from odmt.tracking.events import Event, Study, StudyEnded, TrialEnded, TrialEpoch, TrialStarted
-from odmt.tracking.values import best_name, chunks, split_finite
+from odmt.tracking.events import Event, Study, StudyEnded, StudyTagged, TrialEnded, TrialEpoch, TrialStarted
+from odmt.tracking.known_runs import (
+    ATTEMPTS_TAG,
+    EPOCH_KEY,
+    PARENT_TAG,
+    RUNNING,
+    UNFINISHED,
+    TrialRun,
+    known_runs,
+)
+from odmt.tracking.redaction import redacted
+from odmt.tracking.values import best_name, chunks, flat, split_finite
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import Metric
     from mlflow.tracking import MlflowClient
 
 METRICS_A_REQUEST, PARAMS_A_REQUEST = 1000, 100
 TAG_LENGTH, PARAM_LENGTH = 5000, 6000
-EPOCH_KEY = "epoch"
 STATUSES = {"completed": "FINISHED", "stopped": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
-RUNNING = "running"
-UNFINISHED = ("killed", RUNNING)
 
 
-@dataclass
-class _TrialRun:
-    run_id: str
-    complete: bool
-    last_epoch: int = 0
-    params: Mapping[str, Any] = field(default_factory=dict)
-    dropped: list[str] = field(default_factory=list)
-    known_params: set[str] = field(default_factory=set)
+def _nobody_counts(num_events: int) -> None:
+    del num_events
 
 
 class Delivery:
@@ -49,16 +54,11 @@ class Delivery:
         self._study = study
         self._client: MlflowClient = connect(home)
         self._experiment_id = experiment_id(self._client, home, study.experiment)
-        self._trials: dict[str, _TrialRun] = {}
-        parent: Run | None = None
-        for run in find_runs(self._client, self._experiment_id, study.study_id):
-            if trial_id := run.data.tags.get("odmt.trial"):
-                self._trials[trial_id] = _seen(run)
-            else:
-                parent = run
+        parent, self._trials = known_runs(self._client, self._experiment_id, study.study_id)
         tags = {"odmt.study": study.name, "odmt.study_id": study.study_id, **study.tags}
         self._made_parent = parent is None
         if parent is None:
+            tags = {name: redacted(value) for name, value in tags.items()}
             parent = self._client.create_run(self._experiment_id, tags=tags, run_name=study.name)
         self.parent_run_id = str(parent.info.run_id)
         self._open = parent.info.status == "RUNNING"
@@ -72,15 +72,19 @@ class Delivery:
             tags={
                 f"odmt.now.{name}": str(value)
                 for name, value in study.params.items()
-                if known.get(name, str(value)) != str(value)
+                if known.get(name, _param(value)) != _param(value)
             },
         )
 
+    def probe(self) -> None:
+        """Ask for little, and raise where nobody answers: looking again is slow for a large study."""
+        self._client.search_experiments(max_results=1)
+
     def look_again(self) -> None:
-        """Find trials' runs whose making was answered to nobody; call after an outage."""
-        for run in find_runs(self._client, self._experiment_id, self._study.study_id):
-            if trial_id := run.data.tags.get("odmt.trial"):
-                self._trials.setdefault(trial_id, _seen(run))
+        """Find runs whose making was answered to nobody; call after an outage."""
+        in_use = {self.parent_run_id, *(run.run_id for run in self._trials.values())}
+        for trial_id, run in known_runs(self._client, self._experiment_id, self._study.study_id, in_use).trials.items():
+            self._trials.setdefault(trial_id, run)
 
     def end_parent_if_made(self, at_ms: int) -> None:
         """End the parent run where this connection made it: no search is at work that would."""
@@ -91,44 +95,65 @@ class Delivery:
         """Return the run of a trial that was sent."""
         return self._trials[trial_id].run_id
 
-    def send(self, events: Sequence[Event]) -> None:
-        """Send events in order; several epochs of one trial travel as one request."""
-        for event in _joined(events):
-            match event:
-                case TrialStarted():
-                    self._start(event)
-                case TrialEnded():
-                    self._end(event)
-                case StudyEnded():
-                    self._end_study(event)
-                case list():
-                    self._epochs(event)
+    def send(self, events: Sequence[Event], arrived: Callable[[int], None] = _nobody_counts) -> None:
+        """Send events in order; several epochs of one trial travel as one request.
+
+        Args:
+            events: the oldest first.
+            arrived: told how many more of them have arrived, each time that some have.
+        """
+        for parts in _joined(events):
+            for part in parts:
+                match part:
+                    case TrialStarted():
+                        self._start(part)
+                    case TrialEnded():
+                        self._end(part)
+                    case StudyTagged():
+                        self._send(self.parent_run_id, tags=part.tags)
+                    case StudyEnded():
+                        self._end_study(part)
+                    case list():
+                        self._epochs(part)
+            arrived(sum(len(part) if isinstance(part, list) else 1 for part in parts))
 
     def _start(self, event: TrialStarted) -> None:
+        tags = {**self._study.tags, **(event.tags or {})}
+        attempts = tags.get(ATTEMPTS_TAG)
         run = self._trials.get(event.trial_id)
+        # The log sent again after a restart tells of attempts that are known; what ended with them stays ended.
+        goes_on = run is None or (not run.complete and (attempts is None or attempts != run.attempts))
         if run is None:
-            tags = {
-                "odmt.study": self._study.name,
-                "odmt.study_id": self._study.study_id,
-                "odmt.trial": event.trial_id,
-                "mlflow.parentRunId": self.parent_run_id,
-                **self._study.tags,
-            }
-            made = self._client.create_run(
-                self._experiment_id, start_time=event.at_ms, tags=tags, run_name=f"trial-{event.number:03d}"
-            )
-            run = self._trials[event.trial_id] = _TrialRun(str(made.info.run_id), complete=False)
-        elif not run.complete:
+            run = self._trials[event.trial_id] = self._make(event, tags)
+            tags = {}
+        elif goes_on:
             self._reopen(run.run_id)
-        run.params = event.params
+        run.params = flat(event.params)
         if run.complete:
             return
-        if self._reopens and not self._open:
+        if goes_on and self._reopens and not self._open:
             self._reopen(self.parent_run_id)
             self._open, self._completed = True, False
-        missing = {name: value for name, value in event.params.items() if name not in run.known_params}
-        self._send(run.run_id, params=missing)
+        missing = {name: value for name, value in run.params.items() if name not in run.known_params}
+        self._send(run.run_id, params=missing, tags=tags)
         run.known_params |= missing.keys()
+        run.attempts = attempts
+
+    def _make(self, event: TrialStarted, tags: Mapping[str, str]) -> TrialRun:
+        named = {
+            **tags,
+            "odmt.study": self._study.name,
+            "odmt.study_id": self._study.study_id,
+            "odmt.trial": event.trial_id,
+            PARENT_TAG: self.parent_run_id,
+        }
+        made = self._client.create_run(
+            self._experiment_id,
+            start_time=event.at_ms,
+            tags={name: _tag(value) for name, value in named.items()},
+            run_name=f"trial-{event.number:03d}",
+        )
+        return TrialRun(str(made.info.run_id), complete=False)
 
     def _reopen(self, run_id: str) -> None:
         self._client.update_run(run_id, status="RUNNING")
@@ -144,7 +169,9 @@ class Delivery:
         metrics: list[Metric] = []
         for event in new:
             finite, dropped = split_finite(event.metrics)
-            run.dropped += [f"{name} of epoch {event.epoch}" for name in dropped]
+            run.dropped |= dict.fromkeys(f"{name} of epoch {event.epoch}" for name in dropped)
+            if event.seconds is not None:
+                finite["seconds"] = event.seconds
             metrics += [Metric(name, value, event.at_ms, event.epoch) for name, value in finite.items()]
             # Last of its epoch: where it stands, everything before it stands too.
             metrics.append(Metric(EPOCH_KEY, event.epoch, event.at_ms, event.epoch))
@@ -158,18 +185,12 @@ class Delivery:
         from mlflow.entities import Metric
 
         finite, dropped = split_finite(event.best)
-        run.dropped += [f"best {name}" for name in dropped]
+        run.dropped |= dict.fromkeys(f"best {name}" for name in dropped)
         best = [Metric(best_name(name), value, event.at_ms, run.last_epoch) for name, value in finite.items()]
-        tags = _dropped_tag(run.dropped)
-        if event.outcome in ("completed", "stopped"):
-            tags["odmt.checkpoint"] = send_checkpoint(self._client, run.run_id, event.checkpoint, run.params)
-        elif event.reason and (lines := event.reason.strip().splitlines()):
-            tags["odmt.reason"] = lines[-1].strip()  # of a traceback the error; error.txt holds it all
-            self._client.log_text(run.run_id, event.reason, "error.txt")
+        tags = {**_dropped_tag(run.dropped), **send_artifacts(self._client, run, event)}
         self._send(run.run_id, metrics=best, tags=tags)
         # The outcome says "complete": it goes last.
-        self._client.set_terminated(run.run_id, STATUSES[event.outcome], event.at_ms)
-        self._client.set_tag(run.run_id, "odmt.outcome", event.outcome)
+        self._terminate(run.run_id, event.outcome, event.at_ms)
         run.complete = event.outcome not in UNFINISHED
 
     def _end_study(self, event: StudyEnded) -> None:
@@ -177,16 +198,20 @@ class Delivery:
             return  # the same study again, and no trial of it went on
         from mlflow.entities import Metric
 
+        self.look_again()
         finite, dropped = split_finite(event.summary)
         metrics = [Metric(name, value, event.at_ms, 0) for name, value in finite.items()]
-        if event.outcome == "killed":
-            for run in self._trials.values():
-                if not run.complete:
-                    self._client.set_terminated(run.run_id, "KILLED", event.at_ms)
-                    self._client.set_tag(run.run_id, "odmt.outcome", "killed")
-        self._send(self.parent_run_id, metrics=metrics, tags={**_dropped_tag(dropped), "odmt.outcome": event.outcome})
-        self._client.set_terminated(self.parent_run_id, STATUSES[event.outcome], event.at_ms)
+        # Interrupted: they go on with the same command, or with --extend where a budget was met.
+        for run in self._trials.values():
+            if not run.complete:
+                self._terminate(run.run_id, "killed", event.at_ms)
+        self._send(self.parent_run_id, metrics=metrics, tags=_dropped_tag(dropped))
+        self._terminate(self.parent_run_id, event.outcome, event.at_ms)
         self._open, self._completed = False, event.outcome == "completed"
+
+    def _terminate(self, run_id: str, outcome: str, at_ms: int) -> None:
+        self._client.set_terminated(run_id, STATUSES[outcome], at_ms)
+        self._client.set_tag(run_id, "odmt.outcome", outcome)
 
     def _send(
         self,
@@ -198,8 +223,8 @@ class Delivery:
     ) -> None:
         from mlflow.entities import Param, RunTag
 
-        all_params: list[Param] = [Param(key, str(value)[:PARAM_LENGTH]) for key, value in (params or {}).items()]
-        all_tags: list[RunTag] = [RunTag(key, str(value)[:TAG_LENGTH]) for key, value in (tags or {}).items()]
+        all_params: list[Param] = [Param(key, _param(value)) for key, value in (params or {}).items()]
+        all_tags: list[RunTag] = [RunTag(key, _tag(value)) for key, value in (tags or {}).items()]
         for part in chunks(all_params, PARAMS_A_REQUEST):
             self._client.log_batch(run_id, params=part)
         for number, chunk in enumerate(chunks(metrics, METRICS_A_REQUEST - PARAMS_A_REQUEST)):
@@ -208,41 +233,28 @@ class Delivery:
             self._client.log_batch(run_id, tags=all_tags)
 
 
-def find_runs(client: "MlflowClient", experiment: str, study_id: str) -> "Iterator[Run]":
-    """Yield the parent run and the trials' runs of a study."""
-    query, token = f"tags.`odmt.study_id` = '{study_id}'", None
-    while True:
-        page = client.search_runs([experiment], query, max_results=1000, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
+def _param(value: Any) -> str:
+    return redacted(str(value))[:PARAM_LENGTH]
 
 
-def _seen(run: "Run") -> _TrialRun:
-    outcome = run.data.tags.get("odmt.outcome")
-    dropped = run.data.tags.get("odmt.non_finite", "")
-    return _TrialRun(
-        str(run.info.run_id),
-        complete=outcome is not None and outcome not in UNFINISHED,
-        last_epoch=int(run.data.metrics.get(EPOCH_KEY, 0)),
-        dropped=dropped.split("; ") if dropped else [],
-        known_params=set(run.data.params),
-    )
+def _tag(value: Any) -> str:
+    return redacted(str(value))[:TAG_LENGTH]
 
 
-def _dropped_tag(dropped: Sequence[str]) -> dict[str, str]:
-    return {"odmt.non_finite": "; ".join(dict.fromkeys(dropped))} if dropped else {}
+def _dropped_tag(dropped: Collection[str]) -> dict[str, str]:
+    return {"odmt.non_finite": "; ".join(dropped)} if dropped else {}
 
 
-def _joined(events: Sequence[Event]) -> Iterator[Event | list[TrialEpoch]]:
-    """Join the epochs of a trial until another kind of event comes."""
+def _joined(events: Sequence[Event]) -> Iterator[list[Event | list[TrialEpoch]]]:
+    """Join the epochs of each trial until another kind of event comes; what is yielded together arrives together."""
     epochs: dict[str, list[TrialEpoch]] = {}
     for event in events:
         if isinstance(event, TrialEpoch):
             epochs.setdefault(event.trial_id, []).append(event)
             continue
-        yield from epochs.values()
-        epochs = {}
-        yield event
-    yield from epochs.values()
+        if epochs:
+            yield list(epochs.values())
+            epochs = {}
+        yield [event]
+    if epochs:
+        yield list(epochs.values())

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from odmt.errors import CheckpointError, OdmtError
 from odmt.home import Home
-from odmt.tracking.connection import connect, unreachable
+from odmt.tracking.connection import client_uri, connect, unreachable
+from odmt.tracking.redaction import redacted
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -127,7 +128,7 @@ def load_champion(home: Home, name: str, alias: str = CHAMPION) -> Any:
     client = connect(home)
     uri = name if name.startswith("models:/") else f"models:/{_known(client, name)}@{alias}"
     try:
-        with _fluent(home.tracking_uri):
+        with _fluent(client_uri(home)):
             return mlflow.pyfunc.load_model(uri, suppress_warnings=True)
     except MlflowException as error:
         if error.get_http_status_code() in (400, 404):
@@ -135,7 +136,9 @@ def load_champion(home: Home, name: str, alias: str = CHAMPION) -> Any:
                 raise CheckpointError(
                     f"{uri}: its files are gone from {folder}; python launch/promote.py STUDY registers the trial anew"
                 ) from error
-            raise CheckpointError(f"{uri}: {error.message}; python launch/promote.py STUDY makes a champion") from error
+            raise CheckpointError(
+                f"{uri}: {redacted(error.message)}; python launch/promote.py STUDY makes a champion"
+            ) from error
         raise unreachable(home.tracking_uri, error) from error
 
 
@@ -202,7 +205,7 @@ def _register(
     import odmt
     from odmt.tracking.recommender import PACKAGE_FILES, write_package
 
-    with tempfile.TemporaryDirectory(prefix="odmt-promote-") as scratch, _fluent(home.tracking_uri):
+    with tempfile.TemporaryDirectory(prefix="odmt-promote-") as scratch, _fluent(client_uri(home)):
         artifacts = write_package(
             Path(scratch),
             checkpoint=candidate.checkpoint,
@@ -238,7 +241,7 @@ def _check(client: "MlflowClient", home: Home, name: str, version: "ModelVersion
     """Load the registered version as anybody would and ask it once."""
     import mlflow.pyfunc
 
-    with _fluent(home.tracking_uri):
+    with _fluent(client_uri(home)):
         model = mlflow.pyfunc.load_model(f"models:/{name}/{version.version}", suppress_warnings=True)
     if not model.predict([[item_id]], params={"top_k": 1})[0]:
         raise CheckpointError(f"{name} version {version.version} recommends nothing; the alias stays where it is")

@@ -5,7 +5,8 @@ from pathlib import Path
 from odmt.errors import ServiceError
 from odmt.home import Home
 from odmt.tracking.connection import connect, unreachable
-from odmt.tracking.delivery import find_runs
+from odmt.tracking.known_runs import known_runs
+from odmt.tracking.redaction import redacted
 
 FOLDER = "report"
 
@@ -28,8 +29,7 @@ def log_report(home: Home, experiment: str, study_id: str, files: list[Path]) ->
     client = connect(home)
     try:
         found = client.get_experiment_by_name(experiment)
-        runs = find_runs(client, found.experiment_id, study_id) if found is not None else iter(())
-        parent = next((run for run in runs if "odmt.trial" not in run.data.tags), None)
+        parent = known_runs(client, found.experiment_id, study_id).parent if found is not None else None
         if parent is not None:
             for file in files:
                 client.log_artifact(parent.info.run_id, str(file), FOLDER)
@@ -37,5 +37,6 @@ def log_report(home: Home, experiment: str, study_id: str, files: list[Path]) ->
     except Exception as error:
         raise unreachable(home.tracking_uri, error) from error
     raise ServiceError(
-        f"MLflow at {home.tracking_uri} has no run of study {study_id}; its search, run again, sends what is missing"
+        f"MLflow at {redacted(home.tracking_uri)} has no run of study {study_id}; its search, run again, sends what is "
+        "missing"
     )

@@ -18,15 +18,15 @@ from odmt.commands import Parser, run
 from odmt.errors import ServiceError
 from odmt.home import Home
 from odmt.tracking.connection import connect
+from odmt.tracking.redaction import redacted
 
 GRACE_SECONDS = 5.0
 
 
 def server_command(home: Home, port: int) -> list[str]:
-    """Return the command line of the server."""
+    """Return the command line of the server; everybody on the machine may read it, so the database is not in it."""
     return [
         sys.executable, "-m", "mlflow", "server",
-        "--backend-store-uri", home.tracking_uri,
         "--default-artifact-root", home.artifacts.as_uri(),
         "--host", "127.0.0.1",
         "--port", str(port),
@@ -34,9 +34,13 @@ def server_command(home: Home, port: int) -> list[str]:
     ]  # fmt: skip
 
 
-def server_environment() -> dict[str, str]:
+def server_environment(home: Home) -> dict[str, str]:
     """Return the environment of the server."""
-    return os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return os.environ | {
+        "MLFLOW_BACKEND_STORE_URI": home.tracking_uri,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
 
 
 def serve(home: Home, port: int) -> int:
@@ -50,10 +54,10 @@ def serve(home: Home, port: int) -> int:
     """
     uri = home.tracking_uri
     if uri.startswith("http"):
-        raise ServiceError(f"MLFLOW_TRACKING_URI is a server already: open {uri} in a browser")
+        raise ServiceError(f"MLFLOW_TRACKING_URI is a server already: open {redacted(uri)} in a browser")
     connect(home)
     home.artifacts.mkdir(parents=True, exist_ok=True)
-    server = subprocess.Popen(server_command(home, port), env=server_environment(), start_new_session=True)
+    server = subprocess.Popen(server_command(home, port), env=server_environment(home), start_new_session=True)
     ended = False
 
     def end(number: int, frame: FrameType | None) -> None:

@@ -37,6 +37,26 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested mappings into dotted paths; what is flat already stays as it is."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def time_span(seconds: float) -> str:
+    """Return a duration in its largest unit or two: ``40 s``, ``2 min``, ``3 h 05 min``."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes = whole // 60
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """Yield slices of at most ``size`` items."""
     for start in range(0, len(items), size):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from odmt.tuning.event_log import EventLog
 from odmt.tuning.sections import BudgetConfig
 from odmt.tuning.state import Study
 
@@ -41,6 +42,21 @@ def met(study: Study, now: float) -> Met | None:
     if study.gpu_hours_allowed is not None and (used := device_hours(study, now)) >= study.gpu_hours_allowed:
         return Met("gpu-hours", used, study.gpu_hours_allowed)
     return None
+
+
+def record_met(log: EventLog, now: float, *, at: float | None = None) -> bool:
+    """Record the budget of time or GPU hours that has been used up; say whether there is one.
+
+    Args:
+        log: of the study.
+        now: until when time is counted.
+        at: when the budget was met, as the log is to have it; None = now.
+    """
+    if log.study.finished or (found := met(log.study, now)) is None:
+        return False
+    when = {} if at is None else {"time": at}
+    log.commit("limit", what=found.what, used=found.used, allowed=found.allowed, **when)
+    return True
 
 
 def changed(study: Study, config: BudgetConfig, extend: bool, problems: list[str]) -> dict[str, Any]:

@@ -1,35 +1,51 @@
 """Run a study: from the event log, through Ray, back to the event log."""
 
 import os
-import shutil
 import signal
 import socket
-import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from odmt.cluster.connect import Place, check_reachable, choose_place, connect, disconnect, num_cpus, num_gpus
+from odmt.cluster.nodes import alive_nodes
 from odmt.cluster.storage import writable_folder
+from odmt.cluster.workers import Workers
 from odmt.errors import ConfigError, InterruptedStudy, SharedFeaturesError
 from odmt.home import Home, code_version
+from odmt.tuning.budget import record_met
 from odmt.tuning.callbacks import MirrorListener
-from odmt.tuning.event_log import EventLog
+from odmt.tuning.event_log import EventLog, Listener
 from odmt.tuning.identity import open_study
 from odmt.tuning.journal import Journal
-from odmt.tuning.preflight import Source
-from odmt.tuning.progress import StudyProgress, clock
-from odmt.tuning.resources import trial_resources
+from odmt.tuning.preflight import Inputs, Source
+from odmt.tuning.progress import StudyProgress
+from odmt.tuning.resources import resource_sentences, slots, trial_resources
+from odmt.tuning.room import largest_checkpoint, room_sentences
 from odmt.tuning.space import Space
 from odmt.tuning.state import Study
 from odmt.tuning.study import StudyView, view
+from odmt.tuning.tune_loop import Reservation, run_loop
+from odmt.tuning.warm_start import check_names, warm_records
+from odmt.tuning.watch import Watch
+from odmt.tuning.wording import clock
 
 
 def _silent(sentence: str) -> None:
     del sentence
+
+
+def _unheard(folder: Path, inputs: Inputs) -> None:
+    del folder, inputs
+
+
+def _no_words() -> str:
+    return ""
 
 
 @dataclass(frozen=True)
@@ -47,6 +63,10 @@ class Options:
         source: where the inputs come from.
         local_cpus: CPUs of a local Ray; None = all.
         ray_folder: of a local Ray; None = Ray's own.
+        warm_start: names of earlier studies that a new one begins with.
+        opened: told the study's folder and inputs once it is known to be the one asked for.
+        listener: of the event log; None = none.
+        standing: says how MLflow stands, for the live view.
     """
 
     command: str = "python launch/tune.py"
@@ -59,6 +79,10 @@ class Options:
     source: Source = field(default_factory=Source)
     local_cpus: int | None = None
     ray_folder: Path | None = None
+    warm_start: tuple[str, ...] = ()
+    opened: Callable[[Path, Inputs], None] = _unheard
+    listener: Listener | None = None
+    standing: Callable[[], str] = _no_words
 
 
 def run_study(space: Space, home: Home, name: str, options: Options) -> StudyView:
@@ -80,11 +104,26 @@ def run_study(space: Space, home: Home, name: str, options: Options) -> StudyVie
     inputs = options.source.inputs(home, space)
     for sentence in inputs.sentences:
         options.say(sentence)
+    check_names(home, options.warm_start, name)
     folder = writable_folder(home.study(name))
     with EventLog(folder) as log:
-        open_study(log, name, space, inputs.digest, extend=options.extend, run_digests=inputs.run_digests)
+        open_study(
+            log,
+            name,
+            space,
+            inputs.digest,
+            extend=options.extend,
+            run_digests=inputs.run_digests,
+            warm_start=options.warm_start,
+            warm=partial(warm_records, home, options.warm_start, space, inputs.digest),
+        )
         _say_standing(log.study, options.say)
+        options.opened(folder, inputs)
+        log.listeners += [options.listener] if options.listener else []
         with _mirrored(log, options):
+            last = log.study.last_time
+            if last is not None:
+                record_met(log, last, at=last)  # before Ray starts: nobody has searched since
             if not log.study.finished:
                 _search(space, home, folder, log, place, inputs.feature_bytes, options)
         if log.study.tainted:
@@ -105,9 +144,14 @@ def _search(
     with ExitStack() as stack:
         stack.callback(journal.close)
         connect(place, feature_bytes=feature_bytes, num_cpus=options.local_cpus, temp_dir=options.ray_folder)
+        workers = Workers()
+        stack.callback(workers.wait_until_gone)
         stack.callback(disconnect)
-        stack.enter_context(stopping_on_signals(journal))
-        cpus, gpus, concurrent = trial_resources(space, num_cpus(), num_gpus())
+        signalled = stack.enter_context(stopping_on_signals(journal))
+        accelerator = space.resources.accelerator_type
+        cpus, gpus, concurrent = trial_resources(space, num_cpus(), num_gpus(), alive_nodes())
+        for sentence in resource_sentences(space, num_gpus()):
+            options.say(sentence)
         options.say(
             f"{concurrent} trials at once, each with {cpus:g} CPUs and {gpus:g} GPUs; "
             f"sampler {space.sampler.name}, scheduler {space.scheduler.name}"
@@ -120,6 +164,9 @@ def _search(
             cpus=cpus,
             gpus=gpus,
             concurrent=concurrent,
+            command=options.command,
+            max_retries=space.resources.max_retries,
+            retry_wait_seconds=space.resources.retry_wait_seconds,
         )
         from odmt.cluster.shared_features import check_all, share
         from odmt.tuning.trial import TrialJob, threads_for
@@ -127,75 +174,46 @@ def _search(
         begun = time.monotonic()
         shared = share(home, list(space.loaded_configs()), options.source.loaders)
         options.say(f"shared features loaded in {clock(time.monotonic() - begun)}")
+        for sentence in room_sentences(folder, log.study, largest_checkpoint(space, shared), concurrent):
+            options.say(sentence)
         runner = {"runner": options.runner} if options.runner else {}
         job = TrialJob(str(folder), shared, space.scheduler, threads_for(cpus), gpus, **runner)
         if not options.quiet:
-            max_epochs = space.base.train.max_epochs
-            progress = StudyProgress(log.study, max_epochs=max_epochs)
+            progress = StudyProgress(log.study, space, standing=options.standing)
             log.listeners.append(stack.enter_context(progress))
+        watch = Watch(
+            journal,
+            slots=lambda aside: slots(alive_nodes(), cpus, gpus, accelerator, aside),
+            signalled=signalled,
+            workers=workers,
+        )
         if not journal.stopping.is_set():
-            _fit(journal, folder, job, cpus=cpus, gpus=gpus, concurrent=concurrent)
+            run_loop(watch, folder, job, Reservation(cpus, gpus, concurrent, accelerator))
         if log.failure is not None:
             raise log.failure
         try:
             check_all(shared)
         except SharedFeaturesError as error:
             journal.taint(f"found at the end: {error}")
-
-
-def _fit(journal: Journal, folder: Path, job: Any, *, cpus: float, gpus: float, concurrent: int) -> None:
-    """Let Tune run what the journal hands out; whatever it returns, the log is the result."""
-    from ray import tune
-
-    from odmt.tuning.search import StudyScheduler, StudySearch, StudyStopper
-    from odmt.tuning.trial import run_trial
-
-    shutil.rmtree(folder / "scratch", ignore_errors=True)  # of drivers that were killed; this one owns the study
-    scratch = Path(tempfile.mkdtemp(prefix="tune-", dir=writable_folder(folder / "scratch")))
-    trainable = tune.with_resources(tune.with_parameters(run_trial, job=job), {"cpu": cpus, "gpu": gpus})
-    tuner = tune.Tuner(
-        trainable,
-        tune_config=tune.TuneConfig(
-            num_samples=-1,  # attempts are trials to Tune; the searcher says when the study is over
-            search_alg=StudySearch(journal),
-            scheduler=StudyScheduler(journal),
-            max_concurrent_trials=concurrent,
-            reuse_actors=journal.space.resources.reuse_workers,
-            trial_name_creator=lambda trial: str(trial.config["trial_id"]),
-            trial_dirname_creator=lambda trial: str(trial.config["trial_id"]),
-        ),
-        run_config=tune.RunConfig(
-            name=scratch.name,
-            storage_path=str(scratch),
-            stop=StudyStopper(journal),
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=0),  # another attempt is the journal's decision
-            checkpoint_config=tune.CheckpointConfig(),
-        ),
-    )
-    try:
-        tuner.fit()
-    except Exception:
-        if journal.log.failure is None:
-            raise
-        journal.stopping.set()  # the log could not be written: its own sentence is told instead of Tune's
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        if watch.failure is not None and not log.study.tainted:
+            raise watch.failure
 
 
 @contextmanager
-def stopping_on_signals(journal: Journal) -> Iterator[None]:
-    """End the search on SIGINT and SIGTERM; a second one ends it at once."""
+def stopping_on_signals(journal: Journal) -> Iterator[threading.Event]:
+    """End the search on SIGINT and SIGTERM, and set what is yielded; a second one ends it at once."""
+    signalled = threading.Event()
 
     def stop(number: int, frame: Any) -> None:
         del number, frame
-        if journal.stopping.is_set():
+        if signalled.is_set():
             raise KeyboardInterrupt
+        signalled.set()
         journal.stopping.set()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield signalled
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

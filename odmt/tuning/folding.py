@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from odmt.tuning.state import Reuse, Study, WarmTrial
-from odmt.tuning.trials import CONTINUE, ENDED, OUTCOME_OF, Epoch, Trial
+from odmt.tuning.trials import CONTINUE, ENDED, OUTCOME_OF, SEVERAL_CODES, Epoch, Trial
 
 Record = Mapping[str, Any]
 
@@ -43,7 +43,7 @@ def _count_time(study: Study, record: Record) -> None:
         _busy(study, trial, now)
         if trial.is_ended or kind == "setback":
             trial.busy_since = None
-    if kind == "opened":
+    if kind in ("opened", "extended"):  # a driver that has begun nothing yet writes these
         for running in study.trials.values():
             running.busy_since = None
     if kind == "limit":
@@ -55,7 +55,8 @@ def _count_time(study: Study, record: Record) -> None:
 
 
 def _busy(study: Study, trial: Trial, now: float) -> None:
-    spent = max(0.0, now - (trial.busy_since or now))
+    since = trial.busy_since
+    spent = max(0.0, now - since) if since is not None else 0.0
     trial.busy_seconds += spent
     study.device_seconds += spent * study.devices
     trial.busy_since = now
@@ -64,18 +65,20 @@ def _busy(study: Study, trial: Trial, now: float) -> None:
 def _header(study: Study, record: Record) -> None:
     if study.trials:
         raise ValueError("a second header after the first trial")
+    fresh = Study(records=study.records, last_time=study.last_time)
+    study.__dict__.update(fresh.__dict__)
     study.budget = record["trials"]
     study.seconds_allowed, study.gpu_hours_allowed = record.get("seconds"), record.get("gpu_hours")
     study.code = record.get("code", "")
-    study.evidence, study.queue, study.warmed, study.limit, study.exhausted = [], [], [], None, False
     study.header = record
 
 
 def _opened(study: Study, record: Record) -> None:
     study.uses_gpu = bool(record["gpus"])
     study.devices = record["gpus"] or record["cpus"]
-    study.code = record["code"]
     study.opened += 1
+    # Of files that differ from their commit nobody knows how: each start counts as code of its own.
+    study.code = f"{record['code']}#{study.opened}" if record["code"].endswith("-dirty") else record["code"]
 
 
 def _warm(study: Study, record: Record) -> None:
@@ -129,6 +132,8 @@ def _started(study: Study, record: Record) -> None:
     if record["attempt"] != trial.attempt + 1:
         raise ValueError(f"attempt {record['attempt']} follows attempt {trial.attempt}")
     trial.attempt = record["attempt"]
+    if trial.attempt > 1 and trial.code != study.code:
+        trial.code = SEVERAL_CODES
     trial.started = trial.started or record["time"]
     trial.busy_since = record["time"]
     trial.epochs_at_start = len(trial.epochs)
@@ -198,6 +203,7 @@ def _extended(study: Study, record: Record) -> None:
     study.seconds_allowed = record.get("seconds", study.seconds_allowed)
     study.gpu_hours_allowed = record.get("gpu_hours", study.gpu_hours_allowed)
     study.limit = None
+    study.exhausted = False
 
 
 def _exhausted(study: Study, record: Record) -> None:

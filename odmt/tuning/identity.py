@@ -55,8 +55,8 @@ def open_study(
     changes = list(differences(study.header["identity"], space.identity()))
     if study.header["data_digest"] != data_digest:
         changes.append(f"prepared data: digest was {study.header['data_digest']}, is {data_digest}")
-    if list(warm_start) != study.header["warm_start"]:
-        shown = [", ".join(names) or "none" for names in (study.header["warm_start"], warm_start)]
+    if list(warm_start) != study.header.get("warm_start", []):
+        shown = [", ".join(names) or "none" for names in (study.header.get("warm_start", []), warm_start)]
         changes.append(f"--warm-start: was {shown[0]}, is {shown[1]}")
     raised = changed(study, space.budget, extend, changes)
     if changes:
@@ -70,7 +70,7 @@ def _is_same(study: Study, space: Space, data_digest: str, warm_start: Sequence[
     header = study.header
     budget = limits(space.budget)
     known = (header["identity"], header["data_digest"], {name: header.get(name) for name in budget})
-    if list(warm_start) != header["warm_start"] or len(study.warmed) != len(warm_start):
+    if list(warm_start) != header.get("warm_start", []) or len(study.warmed) != len(warm_start):
         return False
     return canonical_json(known) == canonical_json((space.identity(), data_digest, budget))
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from odmt.tuning.event_log import EventLog
-from odmt.tuning.faults import QUICK_SECONDS, another_attempt, host_to_put_aside
+from odmt.tuning.faults import LESS_MEMORY, QUICK_SECONDS, another_attempt, host_to_put_aside, last_setback
 from odmt.tuning.proposer import Proposer
 from odmt.tuning.samplers import Proposal
 from odmt.tuning.scheduler import bracket_of, is_sentinel, verdict
 from odmt.tuning.space import Space
-from odmt.tuning.state import COMPLETE, CONTINUE, FAIL, METRIC, STOP, Trial
+from odmt.tuning.state import COMPLETE, CONTINUE, FAIL, METRIC, STOP, Study, Trial
 
 LATER: Literal["later"] = "later"
 """Instead of an assignment: nothing now, ask again."""
@@ -36,6 +36,16 @@ class _Waiting:
     trial_id: str
     not_before: float = 0.0
     adjust: Mapping[str, Any] = field(default_factory=dict)
+    failed: str | None = None
+    """Why no other attempt follows; the driver before was killed when only the setback was recorded."""
+
+
+def _of_driver_before(study: Study, trial: Trial) -> _Waiting:
+    setback = last_setback(study, trial)
+    if setback is not None and not setback["retry"]:
+        return _Waiting(trial.trial_id, failed=setback["reason"])
+    in_less = setback is not None and setback["what"] == "oom"
+    return _Waiting(trial.trial_id, adjust={LESS_MEMORY: True} if in_less else {})
 
 
 class Journal:
@@ -51,7 +61,7 @@ class Journal:
         self.log = log
         self.stopping = threading.Event()
         self._clock = clock
-        self._waiting = [_Waiting(trial.trial_id) for trial in log.study.interrupted]
+        self._waiting = [_of_driver_before(log.study, trial) for trial in log.study.interrupted]
         self._proposer = Proposer(space)
         self._untold: set[str] = set()
 
@@ -75,6 +85,9 @@ class Journal:
         for waiting in self._waiting:
             if waiting.not_before <= now:
                 self._waiting.remove(waiting)
+                if waiting.failed is not None:
+                    self.log.commit("ended", trial=waiting.trial_id, state="failed", reason=waiting.failed)
+                    return LATER
                 return self._start(study.trials[waiting.trial_id], waiting.adjust)
         if not study.wants_proposal:
             return None if study.finished else LATER
@@ -169,7 +182,7 @@ class Journal:
             checkpoint=result["checkpoint"],
             seconds=result["seconds"],
             host=result.get("host"),
-            reason=_not_finite(self.log.study.objectives, epoch, metrics) if decided == FAIL else None,
+            reason=why_not_finite(self.log.study.objectives, epoch, metrics) if decided == FAIL else None,
         )
         return decided
 
@@ -243,7 +256,8 @@ def adjusted(config: Mapping[str, Any], adjust: Mapping[str, Any]) -> dict[str, 
     return changed
 
 
-def _not_finite(objectives: Sequence[tuple[str, str]], epoch: int, metrics: Mapping[str, Any]) -> str:
+def why_not_finite(objectives: Sequence[tuple[str, str]], epoch: int, metrics: Mapping[str, Any]) -> str:
+    """Return the reason of a trial that failed because of what it reported."""
     wrong = [name for name, _ in objectives if metrics.get(name) is None or not math.isfinite(metrics[name])]
     named = " and ".join("the validation metric" if name == METRIC else name for name in wrong)
     return f"epoch {epoch}: {named} is not a finite number"

@@ -4,8 +4,9 @@ A fresh Optuna study and sampler are made for every proposal, so that nothing bu
 """
 
 import itertools
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +28,9 @@ from odmt.tuning.space import Space
 from odmt.tuning.state import Reuse, Study, Trial, WarmTrial
 
 MOST_DRAWS = 50
-"""So many proposals in a row that equal earlier trials mean that the space is exhausted."""
+"""After so many proposals in a row that equal earlier trials, what is left is listed."""
+MOST_LISTED = 20_000
+"""Of more combinations no list is made: the space then counts as exhausted."""
 
 
 @dataclass(frozen=True)
@@ -57,17 +60,37 @@ def propose(space: Space, study: Study) -> Proposal | None:
     """
     if not study.trials:
         return _given(space, study, space.incumbent, "incumbent")
-    tried = {space.canonical(trial.values): trial for trial in study.trials.values() if trial.code == study.code}
+    tried = {space.canonical(trial.values): trial for trial in _repeatable(study)}
     waiting = study.queue[_taken_from_queue(study) :]
     for warm in waiting[:1]:
         return _given(space, study, {**space.incumbent, **warm.values}, f"warm-start {warm.study}/{warm.trial}", tried)
-    if study.reused_in_a_row >= MOST_DRAWS:
-        return None
     if space.sampler.name == "grid":
         known = {space.canonical(trial.values) for trial in study.trials.values()}
         left = (values for values in grid(space) if space.canonical(values) not in known)
         return next((Proposal(values) for values in left), None)
+    if study.reused_in_a_row >= MOST_DRAWS:
+        return _left_over(space, tried)
     return _draw(space, study, study.reused_in_a_row + 1, tried)
+
+
+def _repeatable(study: Study) -> Iterator[Trial]:
+    """Yield the trials whose result an equal proposal would have: of this code, and not lost to broken machines."""
+    lost = {record["trial"] for record in study.setbacks if not record["retry"] and record["what"] in ("died", "hung")}
+    return (trial for trial in study.trials.values() if trial.code == study.code and trial.trial_id not in lost)
+
+
+def _left_over(space: Space, tried: dict[str, Trial]) -> Proposal | None:
+    """Return a combination that the sampler keeps missing; None = none is left, or they are too many to list."""
+    listed = {path: axis.listed() for path, axis in space.axes.items()}
+    if any(values is None for values in listed.values()):
+        return None
+    options = {path: values or () for path, values in listed.items()}
+    if math.prod(map(len, options.values())) > MOST_LISTED:
+        return None
+    for values in _combinations(space, options):
+        if space.canonical(values) not in tried:
+            return Proposal(values, distributions(space, values), draws=MOST_DRAWS + 1)
+    return None
 
 
 def _taken_from_queue(study: Study) -> int:
@@ -78,17 +101,20 @@ def _taken_from_queue(study: Study) -> int:
 def _given(space: Space, study: Study, values: Any, source: str, tried: dict[str, Trial] | None = None) -> Proposal:
     """Return a proposal that no sampler made."""
     chosen = {path: space.axes[path].exact(values[path]) for path in space.active_axes(values)}
-    told = {path: distribution_to_json(distribution(space.axes[path])) for path in chosen}
+    told = distributions(space, chosen)
     same = (tried or {}).get(space.canonical(chosen))
     return Proposal(chosen, told, source=source, equals=same.trial_id if same else None)
 
 
 def grid(space: Space) -> Iterator[dict[str, Any]]:
     """Yield every combination of the axes that exist together, the last axis fastest."""
-    paths = list(space.axes)
+    return _combinations(space, {path: axis.grid_values() or () for path, axis in space.axes.items()})
+
+
+def _combinations(space: Space, options: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
     seen: set[str] = set()
-    for options in itertools.product(*(space.axes[path].grid_values() or () for path in paths)):
-        values = dict(zip(paths, options, strict=True))
+    for chosen in itertools.product(*options.values()):
+        values = dict(zip(options, chosen, strict=True))
         existing = {path: space.axes[path].exact(values[path]) for path in space.active_axes(values)}
         if (key := space.canonical(existing)) not in seen:
             seen.add(key)
@@ -105,6 +131,11 @@ def distribution(axis: Axis) -> BaseDistribution:
         return IntDistribution(int(axis.low), int(axis.high), step=int(axis.q))
     step = axis.q if axis.kind == "quniform" else None
     return FloatDistribution(axis.low, axis.high, log=axis.kind == "loguniform", step=step)
+
+
+def distributions(space: Space, values: Iterable[str]) -> dict[str, str]:
+    """Return how Optuna describes some axes, as the log holds it."""
+    return {path: distribution_to_json(distribution(space.axes[path])) for path in values}
 
 
 def rebuilt_study(space: Space, study: Study, sampler: BaseSampler) -> optuna.Study:

@@ -85,7 +85,7 @@ class SchedulerConfig(Section):
 
     name: Literal["asha", "median", "none"] = "asha"
     """``asha``: asynchronous successive halving, the stopping form; ``median``: the median stopping rule; ``none``:
-    every trial runs to its last epoch."""
+    every trial runs to its last epoch, and the settings below rest."""
 
     grace_period: int = 1
     """Epoch of the first rung; no trial is stopped before it."""
@@ -113,10 +113,8 @@ class SchedulerConfig(Section):
             yield f"reduction_factor: {self.reduction_factor} is not a finite number above 1"
         for name, reader in (("brackets", "asha"), ("min_trials", "median")):
             default = type(self).__dataclass_fields__[name].default
-            if self.name != reader and getattr(self, name) != default:
+            if self.name not in (reader, "none") and getattr(self, name) != default:
                 yield f"{name}: scheduler {self.name} has no {name}; it belongs to {reader}"
-        if self.name == "none" and self.sentinels:
-            yield "sentinels: scheduler none stops no trial, so every one is a sentinel; leave it 0"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,9 +71,8 @@ def _study_problems(space: Space) -> Iterator[str]:
             f"scheduler.grace_period: {space.scheduler.grace_period} is not below train.max_epochs "
             f"{space.base.train.max_epochs}, so nothing would ever be stopped; use scheduler.name none for that"
         )
-    if space.scheduler.brackets > 1 and not rungs(
-        space.scheduler, space.base.train.max_epochs, space.scheduler.brackets - 1
-    ):
+    brackets = space.scheduler.brackets if space.scheduler.name == "asha" else 1
+    if brackets > 1 and not rungs(space.scheduler, space.base.train.max_epochs, brackets - 1):
         yield (
             f"scheduler.brackets: bracket {space.scheduler.brackets} of {space.scheduler.brackets} has no rung below "
             f"train.max_epochs {space.base.train.max_epochs}"

@@ -133,5 +133,5 @@ class Study:
             for name, trial in self.trials.items()
         }
         taken.reused, taken.order = list(self.reused), list(self.order)
-        taken.study_attrs = dict(self.study_attrs)
+        taken.study_attrs, taken.setbacks = dict(self.study_attrs), list(self.setbacks)
         return taken

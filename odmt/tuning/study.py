@@ -7,6 +7,7 @@ from typing import Any
 from odmt.config import RunConfig, from_mapping
 from odmt.errors import StudyError
 from odmt.home import Home
+from odmt.tuning.budget import device_hours, seconds_used
 from odmt.tuning.event_log import is_owned, read_log
 from odmt.tuning.state import Study, Trial
 
@@ -45,6 +46,20 @@ class StudyView:
     budget: int = 0
     exhausted: bool = False
     tainted: str | None = None
+    limit: str | None = None
+    """The budget that ended the search: ``time`` or ``gpu-hours``."""
+    hours_allowed: float | None = None
+    gpu_hours_allowed: float | None = None
+    seconds_used: float = 0.0
+    device: str = "CPU"
+    """What ``device_hours`` counts: ``GPU``, or ``CPU`` where trials reserve no GPU."""
+    device_hours: float = 0.0
+    setbacks: int = 0
+    """Attempts that ended badly without ending their trial, or ended it for no fault of its values."""
+    reused: int = 0
+    """Proposals that equalled an earlier trial and took over its result."""
+    resumed: int = 0
+    epochs_redone: int = 0
 
     @property
     def best(self) -> TrialView | None:
@@ -75,6 +90,7 @@ def read_study(home: Home, name: str) -> StudyView:
 
 def view(name: str, study: Study, *, running: bool) -> StudyView:
     """Return a folded log in the form for readers; ``running``: a driver owns it."""
+    now = study.last_time or 0.0  # a driver that only begins has used nothing since
     return StudyView(
         name=name,
         study_id=study.header["study_id"],
@@ -87,6 +103,16 @@ def view(name: str, study: Study, *, running: bool) -> StudyView:
         budget=study.budget,
         exhausted=study.exhausted,
         tainted=study.tainted,
+        limit=study.limit,
+        hours_allowed=None if study.seconds_allowed is None else study.seconds_allowed / 3600,
+        gpu_hours_allowed=study.gpu_hours_allowed,
+        seconds_used=seconds_used(study, now),
+        device="GPU" if study.uses_gpu else "CPU",
+        device_hours=device_hours(study, now),
+        setbacks=len(study.setbacks),
+        reused=len(study.reused),
+        resumed=study.resumed,
+        epochs_redone=study.epochs_redone,
     )
 
 
@@ -121,5 +147,5 @@ def _trial_view(trial: Trial, running: bool) -> TrialView:
 
 def study_names(folder: Path) -> str:
     """Return the studies under a folder in words."""
-    found = sorted(path.parent.name for path in folder.glob("*/events.jsonl"))
+    found = sorted(path.parent.name for path in folder.glob("*/events.jsonl") if path.stat().st_size)
     return ", ".join(found) or "none yet; make one: python launch/tune.py --space demo"

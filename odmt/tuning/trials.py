@@ -11,6 +11,8 @@ METRIC = "valid/ndcg_at_10"
 CONTINUE, STOP, COMPLETE, FAIL = "continue", "stop", "complete", "fail"
 OUTCOME_OF = {STOP: "stopped", COMPLETE: "completed", FAIL: "failed"}
 ENDED = frozenset(OUTCOME_OF.values())
+SEVERAL_CODES = "several"
+"""Code version of a trial that went on under another one than it was begun with: no run is equal to it."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from odmt.errors import ConfigError, StudyError
 from odmt.home import Home
 from odmt.tuning.axes import Axis
 from odmt.tuning.event_log import read_log
+from odmt.tuning.samplers import distributions
 from odmt.tuning.space import Space, canonical_json
 from odmt.tuning.state import Study, Trial
 from odmt.tuning.study import study_names
@@ -37,7 +38,7 @@ def warm_records(home: Home, names: Sequence[str], space: Space, data_digest: st
     chosen = _proposals({name: study for name, study in studies.items() if name not in agreeing}, space)
     records = []
     for name, study in studies.items():
-        trials = _evidence(study) if name in agreeing else [trial for owner, trial in chosen if owner == name]
+        trials = _evidence(study, space) if name in agreeing else [trial for owner, trial in chosen if owner == name]
         records.append(
             {
                 "study": name,
@@ -49,6 +50,23 @@ def warm_records(home: Home, names: Sequence[str], space: Space, data_digest: st
             }
         )
     return records
+
+
+def check_names(home: Home, names: Sequence[str], own: str) -> None:
+    """Refuse earlier studies that a new study cannot begin with; one that has begun asks them nothing any more.
+
+    Raises:
+        StudyError: a study is the new one itself, is not there, or has no trial with a value.
+    """
+    log = home.study(own) / "events.jsonl"
+    if log.is_file() and log.stat().st_size:
+        return
+    for name in names:
+        if name == own:
+            raise StudyError(
+                f"--warm-start: study {name!r} cannot begin with itself; leave it out, or use --study NAME"
+            )
+        _read(home, name)
 
 
 def agrees(study: Study, space: Space, data_digest: str) -> bool:
@@ -104,16 +122,17 @@ def _read(home: Home, name: str) -> Study:
     return study
 
 
-def _evidence(study: Study) -> list[dict[str, Any]]:
+def _evidence(study: Study, space: Space) -> list[dict[str, Any]]:
     return [
         {
             "trial": trial.trial_id,
             "values": dict(trial.values),
-            "distributions": dict(trial.distributions),
+            # A grid has told none.
+            "distributions": dict(trial.distributions) or distributions(space, trial.values),
             "value": _value(trial),
+            "code": trial.code,
         }
         for trial in ranked(study)
-        if trial.distributions
     ]
 
 

@@ -8,7 +8,7 @@ import yaml
 
 from odmt.errors import ServiceError
 from odmt.home import Home
-from odmt.tracking import runs
+from odmt.tracking import outbox
 from odmt.tracking.connection import connect, is_passing
 from odmt.tracking.delivery import Delivery
 from odmt.tracking.runs import RunMirror
@@ -197,7 +197,7 @@ def test_a_finished_study_run_again_leaves_its_parent_run_as_it_is(home, client,
 def test_a_run_whose_making_was_answered_to_nobody_is_not_made_twice(home, client, monkeypatch):
     from mlflow.tracking import MlflowClient
 
-    monkeypatch.setattr(runs, "FIRST_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(outbox, "FIRST_WAIT_SECONDS", 0.05)
     create, lost = MlflowClient.create_run, []
 
     def create_run(self, *arguments, **named):
@@ -230,13 +230,13 @@ def test_more_metrics_than_a_request_holds_all_arrive(home, client):
 
 
 def test_while_the_server_is_away_nothing_blocks_and_afterwards_nothing_is_missing(home, client, monkeypatch, tmp_path):
-    monkeypatch.setattr(runs, "FIRST_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(outbox, "FIRST_WAIT_SECONDS", 0.05)
     send, away = Delivery.send, [True]
 
-    def flaky(delivery, events):
+    def flaky(delivery, events, arrived):
         if away[0]:
             raise ConnectionError("connection refused")
-        send(delivery, events)
+        send(delivery, events, arrived)
 
     monkeypatch.setattr(Delivery, "send", flaky)
     mirrored = mirror(home)
@@ -252,7 +252,9 @@ def test_while_the_server_is_away_nothing_blocks_and_afterwards_nothing_is_missi
 
 
 def test_close_says_what_has_not_arrived(home, monkeypatch):
-    monkeypatch.setattr(Delivery, "send", lambda delivery, events: (_ for _ in ()).throw(ConnectionError("refused")))
+    monkeypatch.setattr(
+        Delivery, "send", lambda delivery, events, arrived: (_ for _ in ()).throw(ConnectionError("refused"))
+    )
     mirrored = mirror(home)
     mirrored.start()
     mirrored.trial_started("t1", 0, PARAMS, 1000)
@@ -265,17 +267,17 @@ def test_close_says_what_has_not_arrived(home, monkeypatch):
 def test_close_gives_a_server_that_is_away_one_more_try(home, monkeypatch):
     tries = []
 
-    def away(delivery, events):
+    def away(delivery, events, arrived):
         tries.append(len(events))
         raise ConnectionError("refused")
 
     monkeypatch.setattr(Delivery, "send", away)
     monkeypatch.setattr(Delivery, "look_again", lambda delivery: None)
-    monkeypatch.setattr(runs, "FIRST_WAIT_SECONDS", 30.0)
+    monkeypatch.setattr(outbox, "FIRST_WAIT_SECONDS", 30.0)
     mirrored = mirror(home)
     mirrored.start()
     mirrored.trial_started("t1", 0, PARAMS, 1000)
-    while not mirrored._away:
+    while "away for" not in mirrored.standing:
         time.sleep(0.01)
     started = time.perf_counter()
     assert mirrored.close(timeout_seconds=60) == 1
@@ -287,12 +289,12 @@ def test_close_waits_seconds_only_for_a_last_try_that_hangs(home, monkeypatch):
     import threading
 
     release = threading.Event()
-    monkeypatch.setattr(runs, "LAST_TRY_SECONDS", 0.2)
+    monkeypatch.setattr(outbox, "LAST_TRY_SECONDS", 0.2)
     mirrored = mirror(home)
-    monkeypatch.setattr(runs, "Delivery", lambda *_: (_ for _ in ()).throw(ServiceError("refused")))
+    monkeypatch.setattr(outbox, "Delivery", lambda *_: (_ for _ in ()).throw(ServiceError("refused")))
     with pytest.raises(ServiceError, match="refused"):
         mirrored.start()
-    monkeypatch.setattr(runs, "Delivery", lambda *_: release.wait(30))
+    monkeypatch.setattr(outbox, "Delivery", lambda *_: release.wait(30))
     mirrored.trial_started("t1", 0, PARAMS, 1000)
     started = time.perf_counter()
     assert mirrored.close(timeout_seconds=60) == 1

@@ -20,7 +20,7 @@ def space(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def ray_address(tmp_path_factory):
+def ray_cluster(tmp_path_factory):
     """One Ray for all tests that need one: two CPUs, a port and a folder of its own."""
     os.environ["RAY_AUTH_MODE"] = "disabled"
     here = str(Path(fake_search.__file__).parent)
@@ -37,8 +37,13 @@ def ray_address(tmp_path_factory):
             "temp_dir": str(tmp_path_factory.mktemp("r")),
         },
     )
-    yield cluster.address
+    yield cluster
     cluster.shutdown()
+
+
+@pytest.fixture(scope="session")
+def ray_address(ray_cluster):
+    return ray_cluster.address
 
 
 @pytest.fixture

@@ -94,6 +94,25 @@ def test_a_place_that_cannot_be_written_to_is_refused(space, tmp_path):
     assert caught.value.exit_code == 2
 
 
+def test_a_place_that_cannot_be_written_to_is_exit_2_of_the_command(launch, tmp_path, monkeypatch, capsys):
+    place = tmp_path / "locked"
+    place.mkdir(mode=0o500)
+    monkeypatch.setenv("ODMT_HOME", str(place / "home"))
+    path = write_space(tmp_path)
+    os.chmod(path, 0o644)
+    user = os.geteuid()
+    if user == 0:
+        os.chown(place, 65534, 65534)
+        for parent in place.parents[:4]:
+            parent.chmod(parent.stat().st_mode | 0o011)
+        os.seteuid(65534)
+    try:
+        assert launch("tune")(["--space", path]) == 2
+    finally:
+        os.seteuid(user)
+    assert "cannot be written to: Permission denied; set ODMT_HOME to a place that can" in capsys.readouterr().err
+
+
 def test_a_place_under_a_file_is_refused(space, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be written to: Not a directory"):

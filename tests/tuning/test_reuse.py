@@ -166,6 +166,56 @@ def test_what_a_sampler_raises_reaches_the_search(begin, monkeypatch):
         journal.next_assignment()
 
 
+MANY = """
+fixed: {train: {max_epochs: 3}}
+incumbent: {fusion.num_layers: 1, sequence.num_layers: 1, train.seed: 1}
+axes:
+  fusion.num_layers: {type: int, low: 1, high: 3}
+  sequence.num_layers: {type: int, low: 1, high: 4}
+  train.seed: {type: int, low: 1, high: 5}
+scheduler: {name: none}
+sampler: {name: random}
+budget: {trials: 60}
+"""
+
+
+def test_a_space_is_exhausted_only_when_every_combination_has_been_tried(begin):
+    _, log, journal = begin(MANY)
+    study = run_all(log, journal)
+    assert len(study.trials) == 60  # 3 x 4 x 5; drawing alone would give up before
+
+
+def test_extending_takes_an_exhausted_study_up_again(begin):
+    _, log, journal = begin(SPACE)
+    journal.next_assignment()
+    log.commit("exhausted")
+    assert log.study.exhausted
+    log.commit("extended", trials=20)
+    assert not log.study.exhausted
+    assert log.study.wants_proposal
+
+
+def test_a_trial_that_only_broken_machines_ended_is_no_answer_to_an_equal_proposal(begin):
+    space, log, journal = begin(INERT, ["sampler.name=random", "resources.max_retries=0"])
+    first = journal.next_assignment()
+    assert not journal.setback(first.trial_id, "died", "its worker process died", host="h")
+    study = run_all(log, journal)
+    keys = [space.canonical(trial.values) for trial in study.trials.values()]
+    assert keys.count(keys[0]) == 2
+    assert len(study.trials) == 4
+
+
+def test_files_that_differ_from_their_commit_are_code_of_their_own_at_each_start(begin):
+    _, log, journal = begin(SPACE)
+    opened = {"pid": 1, "host": "h", "code": "0.1+abc-dirty", "cpus": 1, "gpus": 0, "concurrent": 1}
+    log.commit("opened", **opened)
+    trial = journal.next_assignment().trial_id
+    assert log.study.trials[trial].code == "0.1+abc-dirty#1"
+    log.commit("opened", **opened)
+    log.commit("started", trial=trial, attempt=2)
+    assert log.study.trials[trial].code == "several"
+
+
 def test_fifty_equal_proposals_in_a_row_end_the_search(begin, monkeypatch):
     _, log, journal = begin(SPACE)
     first = journal.next_assignment()

@@ -1,24 +1,21 @@
 import dataclasses
-import io
 import math
 import time
 from types import SimpleNamespace
 
 import pytest
-from fake_search import write_space
-from rich.console import Console
 
-from odmt.errors import InterruptedStudy, SharedFeaturesError, StudyChangedError, StudyError
+from odmt.errors import SharedFeaturesError, StudyChangedError, StudyError
 from odmt.tuning.callbacks import MirrorListener
 from odmt.tuning.event_log import EventLog
 from odmt.tuning.identity import open_study
 from odmt.tuning.journal import Journal
-from odmt.tuning.progress import StudyProgress, clock
 from odmt.tuning.search import StudyScheduler, StudySearch, StudyStopper, unflattened
 from odmt.tuning.sections import BudgetConfig, ResourcesConfig
 from odmt.tuning.space import load_space
 from odmt.tuning.state import METRIC
 from odmt.tuning.study import read_study
+from odmt.tuning.watch import Watch
 
 
 def with_budget(space, trials):
@@ -125,11 +122,14 @@ def suggested(search, tune_id):
     return given
 
 
-def test_tune_is_told_what_the_journal_decides(space, home):
+def test_tune_is_told_what_the_journal_decides(space, home, monkeypatch):
     space = dataclasses.replace(space, resources=ResourcesConfig(max_retries=1, retry_wait_seconds=0.0))
     log, journal = begun(space, home)
-    search, scheduler, stopper = StudySearch(journal), StudyScheduler(journal), StudyStopper(journal)
-    trials = [SimpleNamespace(config=suggested(search, f"tune{number}")) for number in range(3)]
+    monkeypatch.setattr("odmt.tuning.search.alive_nodes", list)  # no Ray here
+    watch = Watch(journal)
+    search, scheduler, stopper = StudySearch(watch), StudyScheduler(watch), StudyStopper(watch)
+    names = [f"tune{number}" for number in range(3)]
+    trials = [SimpleNamespace(trial_id=name, config=suggested(search, name)) for name in names]
     trials[2].get_error = lambda: "Traceback\nActorDiedError: gone"
     scheduler.on_trial_error(None, trials[2])
     assert log.study.setbacks[0]["reason"] == "its worker process died; ActorDiedError: gone"
@@ -143,7 +143,7 @@ def test_tune_is_told_what_the_journal_decides(space, home):
 
     assert [told(trials[0], epoch, 0.5) for epoch in range(1, 7)] == ["CONTINUE"] * 5 + ["STOP"]
     assert [told(trials[1], 1, 0.4), told(trials[1], 2, 0.4)] == ["CONTINUE", "STOP"]
-    search.on_trial_complete("tune3", error=True)
+    scheduler.on_trial_error(None, SimpleNamespace(trial_id="tune3", get_error=lambda: None))
     assert [trial.state for trial in log.study.trials.values()] == ["completed", "stopped", "failed"]
     journal.stopping.set()
     assert stopper.stop_all()
@@ -178,7 +178,7 @@ def test_the_mirror_gets_the_same_live_and_from_the_log(space, home):
     assert [call[0] for call in live.calls].count("trial_epoch") == 8  # six, and two until the rung
     started = live.calls[0]
     assert started[:3] == ("trial_started", "t0000", 0)
-    assert started[3]["train.weight_decay"] == 0.1
+    assert started[3]["train"]["weight_decay"] == 0.1
     ended = live.calls[-1]
     assert ended[:3] == ("trial_ended", "t0001", "stopped")
     assert ended[3] == {METRIC: 0.4, "train/loss": 1.0, "epoch": 1.0}
@@ -189,53 +189,15 @@ def test_the_mirror_gets_the_same_live_and_from_the_log(space, home):
     log.close()
 
 
-def test_progress_shows_what_ended_and_how_long_the_rest_takes(space, home):
-    log, journal = begun(space, home)
-    written = io.StringIO()
-    with StudyProgress(log.study, max_epochs=6, console=Console(file=written, width=200)) as progress:
-        log.listeners.append(progress)
-        assert progress.seconds_left() is None
-        trial = journal.next_assignment().trial_id
-        for epoch in range(1, 7):
-            journal.report(trial, report(epoch, epoch / 10))
-        journal.report(journal.next_assignment().trial_id, report(1, math.nan))
-        assert progress.seconds_left() >= 0
-        shown = Console(file=io.StringIO(), width=200, record=True)
-        shown.print(progress.render())
-        assert "best: t0000  distill.temperature=0.5 train.weight_decay=0.1" in shown.export_text()
-    lines = written.getvalue().splitlines()
-    assert lines[0].startswith("t0000 completed at epoch 6, 0.6000; 1 of 8 trials (1 completed, 0 stopped, 0 failed)")
-    assert lines[1].startswith("t0001 failed at epoch 1, nan: epoch 1: the validation metric is not a finite number; ")
+def test_a_view_tells_what_was_used_and_what_went_wrong(space, home):
+    log, journal = begun(load_space(str(space.path), ["budget.time_hours=2"]), home)
+    log.commit("opened", pid=1, host="h", code="c", cpus=2.0, gpus=0.0, concurrent=1)
+    trial = journal.next_assignment().trial_id
+    journal.setback(trial, "died", "its worker process died", host="h")
+    log.commit("limit", what="time", used=2.0, allowed=2.0)
     log.close()
-
-
-def test_durations_read_as_people_say_them():
-    assert [clock(seconds) for seconds in (5.4, 89, 125, 7260)] == ["5 s", "89 s", "2 min 05 s", "2 h 01 min"]
-
-
-def test_the_command_refuses_what_it_can_before_anything_starts(launch, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("ODMT_HOME", str(tmp_path / "home"))
-    main = launch("tune")
-    path = write_space(tmp_path)
-    assert main(["--space", "nowhere"]) == 2
-    assert "shipped spaces: arts, demo" in capsys.readouterr().err
-    assert main(["--space", path, "--set", "train.max_epoch=3"]) == 2
-    assert "did you mean max_epochs?" in capsys.readouterr().err
-    assert main(["--space", path, "--study", "a/b"]) == 2
-    assert "--study: 'a/b' is not a folder name" in capsys.readouterr().err
-    assert main(["--space", path]) == 3
-    assert "python launch/prepare.py --dataset demo" in capsys.readouterr().err
-    assert not (tmp_path / "home" / "studies").exists()
-
-
-def test_an_interruption_names_the_exact_command(launch, tmp_path, monkeypatch, capsys):
-    from odmt.tuning import driver
-
-    def interrupted(space, home, name, options):
-        raise InterruptedStudy(f"go on with: {options.command}")
-
-    monkeypatch.setattr(driver, "run_study", interrupted)
-    monkeypatch.setenv("ODMT_HOME", str(tmp_path))
-    path = write_space(tmp_path)
-    assert launch("tune")(["--space", path, "--set", "train.seed=2"]) == 130
-    assert f"go on with: python launch/tune.py --space {path} --set train.seed=2" in capsys.readouterr().err
+    study = read_study(home, "x")
+    assert (study.limit, study.hours_allowed, study.gpu_hours_allowed, study.device) == ("time", 2.0, None, "CPU")
+    assert (study.setbacks, study.reused, study.epochs_redone) == (1, 0, 0)
+    assert study.seconds_used == log.study.seconds_used > 0
+    assert study.device_hours == log.study.device_seconds / 3600 > 0

@@ -1,8 +1,9 @@
 import pytest
-from fake_search import SPACE, write_space
+from fake_search import SPACE, options, quick_runner, write_space
 
 from odmt.errors import StudyChangedError, StudyError
 from odmt.tuning.axes import Axis
+from odmt.tuning.driver import run_study
 from odmt.tuning.event_log import EventLog
 from odmt.tuning.identity import open_study
 from odmt.tuning.journal import Journal
@@ -73,6 +74,15 @@ def test_any_other_study_gives_its_best_configurations_as_proposals(home, tmp_pa
     assert [trial.values["train.weight_decay"] for trial in trials[1:3]] == decays
 
 
+def test_the_trials_of_a_grid_are_evidence_too(home, tmp_path):
+    listed = SPACE.replace("high: 1.0}", "high: 1.0, grid: [0.1, 0.5]}")
+    grid = load_space(write_space(tmp_path, listed), ["sampler.name=grid", "sampler.startup_trials=10"])
+    searched(home, "grid", grid, [0.3, 0.5, 0.4])
+    with begun(home, "later", load_space(write_space(tmp_path, listed)), ["grid"]) as log:
+        assert [warm.value for warm in log.study.evidence] == [0.5, 0.4, 0.3]
+        assert all(warm.distributions for warm in log.study.evidence)
+
+
 def test_proposals_of_several_studies_come_by_rank(home, tmp_path, space, earlier):
     second = load_space(str(space.path), ["sampler.seed=9"])
     searched(home, "second", second, [0.1, 0.9, 0.2])
@@ -122,6 +132,14 @@ def test_a_study_that_is_missing_or_empty_is_refused_and_leaves_nothing(home, sp
     searched(home, "empty", space, [])
     with pytest.raises(StudyError, match="study 'empty' has no trial with a value yet"):
         begun(home, "later", space, ["empty"])
+
+
+def test_wrong_names_leave_no_folder_of_the_new_study(home, space):
+    with pytest.raises(StudyError, match="there is no study 'nowhere'"):
+        run_study(space, home, "later", options(quick_runner, warm_start=("nowhere",)))
+    with pytest.raises(StudyError, match="study 'later' cannot begin with itself"):
+        run_study(space, home, "later", options(quick_runner, warm_start=("later",)))
+    assert not home.study("later").exists()
 
 
 def test_another_warm_start_under_the_same_name_is_refused(home, space, earlier):

@@ -1,0 +1,90 @@
+"""What is judged before and beside the trials: largest models, hours of a study that goes on, broken machines."""
+
+import errno
+
+import pytest
+from fake_search import write_space
+
+from odmt.tuning import budget
+from odmt.tuning.failures import MachineFault, is_fault_of_machine, is_out_of_memory
+from odmt.tuning.folding import apply
+from odmt.tuning.room import largest_configs
+from odmt.tuning.space import load_space
+from odmt.tuning.state import Study
+
+CONDITIONAL = """
+fixed: {train: {max_epochs: 6}}
+incumbent: {model.backbone: gru4rec}
+axes:
+  model.backbone: {type: choice, values: [gru4rec, sasrec]}
+  sequence.num_heads: {type: choice, values: [1, 2], when: {model.backbone: sasrec}}
+"""
+PROPOSAL = {"values": {}, "config": {}, "distributions": {}, "system_attrs": {}, "draws": 1}
+
+
+def around(error):
+    outer = ValueError("around it")
+    outer.__cause__ = error
+    return outer
+
+
+def test_the_largest_models_are_found_where_the_incumbent_lacks_a_conditional_axis(tmp_path):
+    space = load_space(write_space(tmp_path, CONDITIONAL))
+    found = {(config.model.backbone, config.sequence.num_heads) for config in largest_configs(space)}
+    assert ("gru4rec", 2) in found
+    assert ("sasrec", 1) in found
+
+
+def test_the_time_between_a_kill_and_an_extension_costs_no_gpu_hours():
+    study = Study()
+    opened = {"pid": 1, "host": "h", "code": "c", "cpus": 1, "gpus": 1, "concurrent": 1}
+    for record in (
+        {"kind": "header", "trials": 4, "gpu_hours": 5.0, "time": 0.0},
+        {"kind": "opened", "time": 0.0, **opened},
+        {"kind": "proposed", "trial": "t0", "number": 0, "time": 0.0, **PROPOSAL},
+        {"kind": "started", "trial": "t0", "attempt": 1, "time": 0.0},
+        {"kind": "resumed", "trial": "t0", "attempt": 1, "from_epoch": 0, "redone": 0, "time": 600.0},
+        {"kind": "extended", "trials": 8, "time": 90_000.0},  # a day later: the driver had been killed
+    ):
+        apply(study, record)
+    assert budget.device_hours(study, 90_000.0) == pytest.approx(600 / 3600)
+    assert budget.met(study, 90_000.0) is None
+    assert budget.seconds_used(study, 90_000.0) == 600.0
+
+
+def test_a_study_that_is_begun_otherwise_knows_nothing_of_before():
+    study = Study()
+    apply(study, {"kind": "header", "trials": 4, "time": 0.0})
+    apply(study, {"kind": "tainted", "reason": "row 3", "time": 5.0})
+    apply(study, {"kind": "header", "trials": 4, "time": 9.0})
+    assert (study.tainted, study.seconds_used, study.records) == (None, 0.0, 3)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: unspecified launch failure"),
+        RuntimeError("NCCL error in: ProcessGroupNCCL.cpp"),
+        RuntimeError("data parallel: process 1 ended with exit code -9"),
+        OSError(errno.EIO, "Input/output error"),
+        OSError(errno.ESTALE, "Stale file handle"),
+        MachineFault("a GPU was reserved for this trial, and torch sees none here"),
+    ],
+    ids=str,
+)
+def test_a_fault_of_the_machine_is_not_held_against_the_trial(error):
+    assert is_fault_of_machine(error)
+    assert is_fault_of_machine(around(error))
+
+
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("x"), RuntimeError("shapes do not fit"), OSError(errno.ENOENT, "gone")], ids=str
+)
+def test_an_error_of_the_trial_itself_is(error):
+    assert not is_fault_of_machine(error)
+
+
+def test_memory_that_was_not_there_is_no_fault_of_the_machine_also_below_another_error():
+    outer = around(RuntimeError("CUDA error: out of memory"))
+    assert is_out_of_memory(outer)
+    assert not is_fault_of_machine(outer)
