@@ -8,6 +8,7 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import optuna
@@ -160,6 +161,11 @@ def rebuilt_study(space: Space, study: Study, sampler: BaseSampler) -> optuna.St
     return rebuilt
 
 
+@lru_cache(maxsize=1024)
+def _distribution(text: str) -> BaseDistribution:
+    return json_to_distribution(text)
+
+
 def _frozen(space: Space, trial: Trial, metrics: list[str], reuse: Reuse | None = None) -> FrozenTrial:
     stopped = TrialState.PRUNED if space.sampler.name == "tpe" else TrialState.COMPLETE
     states = {"completed": TrialState.COMPLETE, "stopped": stopped, "failed": TrialState.FAIL}
@@ -169,7 +175,7 @@ def _frozen(space: Space, trial: Trial, metrics: list[str], reuse: Reuse | None 
     if best is not None and state in (TrialState.COMPLETE, TrialState.PRUNED):
         values = [best.metrics[name] for name in metrics]
     source = reuse or trial
-    told = {path: json_to_distribution(text) for path, text in source.distributions.items()}
+    told = {path: _distribution(text) for path, text in source.distributions.items()}
     several = len(metrics) > 1
     return create_trial(
         state=state,
@@ -182,7 +188,7 @@ def _frozen(space: Space, trial: Trial, metrics: list[str], reuse: Reuse | None 
 
 
 def _frozen_evidence(warm: WarmTrial, metrics: list[str]) -> FrozenTrial:
-    told = {path: json_to_distribution(text) for path, text in warm.distributions.items()}
+    told = {path: _distribution(text) for path, text in warm.distributions.items()}
     assert len(metrics) == 1  # what an earlier study knows is one metric; with several it gives proposals
     return create_trial(state=TrialState.COMPLETE, value=warm.value, params=dict(warm.values), distributions=told)
 
