@@ -130,6 +130,7 @@ def search(
     from odmt.tuning.driver import Options, run_study
 
     command = shlex.join(["python", "launch/tune.py", *words])
+    before = standing(home, asked.name)
     mirrors: list[Any] = []
     options = Options(
         command=command,
@@ -139,11 +140,10 @@ def search(
         say=lambda sentence: print(sentence, flush=True),
         make_mirror=lambda header: open_mirror(home, space, asked.name, header, mirrors),
         warm_start=asked.warm_start,
-        opened=lambda folder, inputs: keep_plan(space, home, asked, folder, inputs),
+        opened=lambda folder, inputs: keep_plan(space, home, asked, folder, inputs, before),
         listener=lines,
         standing=lambda: mirrors[0].standing if mirrors else "",
     )
-    before = standing(home, asked.name)
     try:
         study = run_study(space, home, asked.name, options)
     except (InterruptedStudy, KeyboardInterrupt) as error:
@@ -157,13 +157,23 @@ def search(
     report(home, study, before)
 
 
-def keep_plan(space: "Space", home: "Home", asked: "Asked", folder: "Path", inputs: "Inputs") -> None:
-    """Write the plan beside a new or extended study's log, so that the end can be compared with it."""
+def keep_plan(
+    space: "Space", home: "Home", asked: "Asked", folder: "Path", inputs: "Inputs", before: "StudyView | None"
+) -> None:
+    """Write the plan beside a study's log where it is new or a budget was raised, so that the end can be compared."""
     from odmt.tuning.plan import read_plan, write_plan
     from odmt.tuning.planning import make_outlook
 
-    if asked.extend or read_plan(folder) is None:
-        write_plan(folder, make_outlook(space, home, asked, inputs).plan)
+    begun = before is not None and bool(before.trials)
+    now = standing(home, asked.name)
+    raised = begun and now is not None and budgets(now) != budgets(before)
+    if raised or not begun or read_plan(folder) is None:
+        write_plan(folder, make_outlook(space, home, asked, inputs).plan, extended=raised)
+
+
+def budgets(study: "StudyView | None") -> tuple[float | None, ...]:
+    """Return what a study may use: trials, hours, device hours."""
+    return () if study is None else (study.budget, study.hours_allowed, study.gpu_hours_allowed)
 
 
 def open_mirror(home: "Home", space: "Space", name: str, header: Any, mirrors: list[Any]) -> Any:

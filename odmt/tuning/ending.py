@@ -74,7 +74,7 @@ def limit_sentence(study: StudyView) -> str:
 
 
 def plan_table(study: StudyView, plan: Mapping[str, Any] | None, folder: Path) -> Table:
-    """Return what was planned at the first start beside what happened.
+    """Return what was planned, at the last start that raised a budget or else the first, beside what happened.
 
     Args:
         study: at the end.
