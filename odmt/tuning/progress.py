@@ -17,7 +17,7 @@ from odmt.tuning.estimates import seconds_left
 from odmt.tuning.rung_view import rung_line, rung_rows, rung_table
 from odmt.tuning.space import Space
 from odmt.tuning.state import Study
-from odmt.tuning.wording import clock, counts, shown_values, state_of, trial_line
+from odmt.tuning.wording import clock, counts, leading, shown_values, state_of, trial_line, with_state
 
 _LINE_SECONDS = 15.0
 """Without a terminal: between two lines while no trial ends."""
@@ -107,10 +107,10 @@ class StudyProgress:
 
     def summary(self) -> str:
         """Return counts, the best value, elapsed and remaining time in one line."""
-        best = self._study.best
+        best = leading(self._study)
         parts = [
             f"{self._study.num_ended} of {self._study.budget} trials ({counts(self._study)})",
-            f"best {best.best.value:.4f} ({best.trial_id})" if best and best.best else "no best",
+            f"best {best.best.value:.4f} in {with_state(best)}" if best and best.best else "no best",
             self._time(),
         ]
         return ", ".join(parts)
@@ -152,9 +152,9 @@ class StudyProgress:
 
     def _head(self, width: int, height: int) -> list[Text]:
         study = self._study
-        best = study.best
+        best = leading(study)
         trials = " trials" if width >= _ROOMY[0] else ""
-        words = f"best {best.best.value:.4f}  {best.trial_id}  " if best and best.best else "best: none yet"
+        words = f"best {best.best.value:.4f}  {with_state(best)}  " if best and best.best else "best: none yet"
         words += shown_values(best.values) if best else ""
         most = _MOST_LINES if height >= _ROOMY[1] else 1
         wrapped = textwrap.wrap(words, width, subsequent_indent="  ", max_lines=most, placeholder=" …")

@@ -77,6 +77,16 @@ def test_the_view_shows_counts_best_values_rungs_warnings_and_mlflow(begun, spac
     assert "CPU hours used" in shown
 
 
+def test_the_best_may_be_a_trial_that_still_runs(begun, space):
+    log, journal = begun
+    busy_search(log, journal)
+    journal.setback(run_trial(journal, 0.8), "died", "gone", host="h")
+    run_trial(journal, 0.7)
+    progress = StudyProgress(log.study, space)
+    assert "best 0.8000 in t0007 (waiting), " in progress.summary()
+    assert any("best 0.8000  t0007 (waiting)  temperature" in line for line in rendered(progress, 120, 40))
+
+
 def test_what_runs_is_shown_before_what_has_ended(begun, space):
     log, journal = begun
     busy_search(log, journal)
@@ -115,6 +125,8 @@ def test_without_a_terminal_a_line_a_trial_that_ends_and_one_between_every_15_se
     assert lines[0].startswith("t0000 completed at epoch 6, 0.6000; 1 of 8 trials (1 completed, 0 stopped, 0 failed)")
     assert lines[1].startswith("t0001 failed at epoch 1, nan: epoch 1: the validation metric is not a finite number; ")
     assert lines[2].startswith("t0002 running at epoch 2, 0.7000; ")
+    assert "best 0.6000 in t0000, " in lines[1]
+    assert "best 0.7000 in t0002 (running), " in lines[2]
     assert lines[3] == "attempt 1 of t0002 ended badly (hung): no report for 1 min"
     assert len(lines) == 4
     assert "\x1b" not in written.getvalue()
