@@ -41,6 +41,11 @@ def shown_values(values: Mapping[str, Any]) -> str:
     )
 
 
+def counted(number: float, noun: str) -> str:
+    """Return a number with its noun: 1 CPU, 2 CPUs, 0.5 GPUs."""
+    return f"{number:g} {noun}" + ("" if number == 1 else "s")
+
+
 def clock(seconds: float) -> str:
     """Return a duration as people say it."""
     whole = round(seconds)
