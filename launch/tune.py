@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         default="auto",
         help="auto: the Ray that RAY_ADDRESS names, else a local one; local: a local one; attach: RAY_ADDRESS's",
     )
-    parser.add_argument("--quiet", action="store_true", help="no live view, only what matters at the end")
+    parser.add_argument("--quiet", action="store_true", help="no live view")
     parser.add_argument("--json", action="store_true", help="events as JSON lines on standard output, and nothing else")
     parser.add_set()
     words = sys.argv[1:] if argv is None else argv
@@ -151,7 +151,7 @@ def search(
             lines.tell("interrupted", command=command)
         if isinstance(error, InterruptedStudy):
             raise
-        raise InterruptedStudy(f"interrupted before the search ran; go on with: {command}") from None
+        raise InterruptedStudy(f"interrupted; go on with: {command}") from None
     if lines is not None:
         lines.finished(study)
     report(home, study, before)

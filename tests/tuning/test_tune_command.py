@@ -113,6 +113,15 @@ def test_an_interruption_names_the_exact_command(tune, monkeypatch, capsys):
     assert "--set train.seed=2 --time-budget '2 h'" in said
 
 
+def test_a_second_signal_is_told_like_the_first(tune, monkeypatch, capsys):
+    def killed(space, home, name, options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(driver, "run_study", killed)
+    assert tune() == 130
+    assert "interrupted; go on with: python launch/tune.py --space " in capsys.readouterr().err
+
+
 def test_json_alone_is_on_standard_output(tune, monkeypatch, capsys):
     def interrupted(space, home, name, options):
         options.say("a sentence")
