@@ -11,12 +11,12 @@ from odmt.tuning.identity import open_study
 from odmt.tuning.journal import Journal
 from odmt.tuning.json_lines import JsonLines
 from odmt.tuning.progress import StudyProgress
-from odmt.tuning.rung_view import RungRow, rung_rows
+from odmt.tuning.rung_view import RungRow, rung_line, rung_rows
 from odmt.tuning.space import load_space
 from odmt.tuning.state import METRIC, Study
 from odmt.tuning.study import view
 from odmt.tuning.trials import Trial
-from odmt.tuning.wording import clock, shown_values
+from odmt.tuning.wording import clock, counted, shown_values
 
 
 @pytest.fixture
@@ -176,6 +176,14 @@ def test_machines_are_told_what_matters(begun, space):
     assert (told[4]["outcome"], told[4]["best"]) == ("failed", None)
     assert (told[6]["what"], told[6]["retry"]) == ("died", True)
     assert (told[-1]["best_trial"], told[-1]["limit"], told[-1]["setbacks"]) == ("t0000", "time", 1)
+
+
+def test_rungs_in_one_line_tell_the_cutoff_as_it_is_now():
+    assert rung_line([RungRow(None, 2, 5, 0.03, 4)]) == "rungs 2: 5 there, 4 stopped, cutoff now 0.0300"
+
+
+def test_one_is_singular():
+    assert [counted(number, "CPU") for number in (1.0, 2.0, 0.5)] == ["1 CPU", "2 CPUs", "0.5 CPUs"]
 
 
 def test_durations_read_as_people_say_them():
