@@ -149,12 +149,14 @@ def search(
     except (InterruptedStudy, KeyboardInterrupt) as error:
         if lines is not None:
             lines.tell("interrupted", command=command)
+        tell_standing(mirrors)
         if isinstance(error, InterruptedStudy):
             raise
         raise InterruptedStudy(f"interrupted; go on with: {command}") from None
     if lines is not None:
         lines.finished(study)
     report(home, study, before)
+    tell_standing(mirrors)
 
 
 def keep_plan(
@@ -198,6 +200,14 @@ def open_mirror(home: "Home", space: "Space", name: str, header: Any, mirrors: l
         print(f"warning: {error}; the search goes on, and MLflow gets everything once it answers", file=sys.stderr)
     mirrors.append(mirror)
     return mirror
+
+
+def tell_standing(mirrors: list[Any]) -> None:
+    """Print how MLflow stands at the end, and where the study's run is shown."""
+    for mirror in mirrors:
+        print(mirror.standing)
+        if mirror.run_page is not None:
+            print(f"run: {mirror.run_page}")
 
 
 def standing(home: "Home", name: str) -> "StudyView | None":

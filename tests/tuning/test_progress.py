@@ -132,6 +132,22 @@ def test_without_a_terminal_a_line_a_trial_that_ends_and_one_between_every_15_se
     assert "\x1b" not in written.getvalue()
 
 
+def test_plain_lines_tell_mlflows_standing_now_and_then_and_whenever_events_wait(begun, space):
+    log, journal = begun
+    now, standing = [log.study.last_time], ["MLflow at x: up to date"]
+    written = io.StringIO()
+    console = Console(file=written, width=60)
+    log.listeners.append(
+        StudyProgress(log.study, space, standing=lambda: standing[0], console=console, clock=lambda: now[0])
+    )
+    for later, words in [(0, "up to date"), (10, "up to date"), (0, "2 events wait"), (61, "up to date")]:
+        now[0] += later
+        standing[0] = f"MLflow at x: {words}"
+        run_trial(journal, math.nan)
+    told = [line.partition("; MLflow at x: ")[2] for line in written.getvalue().splitlines()]
+    assert told == ["up to date", "", "2 events wait", "up to date"]
+
+
 def running_study(**allowed):
     """One of four trials has ended after 4 epochs, one runs and has done 1, on two CPUs; an hour is used."""
     study = Study(budget=4, devices=2.0, seconds_used=3600.0, device_seconds=3600.0, last_time=0.0, **allowed)

@@ -171,18 +171,10 @@ def test_the_card_holds_the_protocol(home):
 
 def test_bad_attempts_say_whether_they_were_tried_again_and_no_plan_is_no_limit(home):
     study = small()
-    for attempt, (what, retry) in enumerate([("died", True), ("disk", False)], start=1):
-        study.add(
-            "setback",
-            trial="t0000",
-            attempt=attempt,
-            what=what,
-            reason="r",
-            host="h",
-            retry=retry,
-            quick=False,
-            wait=0.0,
-        )
+    study.trial(gru(4e-3), [0.1])
+    for what, retry in [("died", True), ("disk", False)]:
+        fields = {"trial": "t0003", "attempt": 1, "what": what, "reason": "r", "host": "h", "retry": retry}
+        study.add("setback", **fields, quick=False, wait=0.0)
     page = build_report(study.facts(home)).page
     assert "Attempts that ended badly</h3>" in page
     assert "<td>died</td><td>yes</td>" in page

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from types import SimpleNamespace
 
 import pytest
 from ended_study import study_with_trials
@@ -120,6 +121,19 @@ def test_a_second_signal_is_told_like_the_first(tune, monkeypatch, capsys):
     monkeypatch.setattr(driver, "run_study", killed)
     assert tune() == 130
     assert "interrupted; go on with: python launch/tune.py --space " in capsys.readouterr().err
+
+
+def test_the_end_tells_mlflows_standing_and_the_runs_page(tune, monkeypatch, capsys):
+    mirror = SimpleNamespace(start=lambda: None, standing="MLflow at http://h: up to date", run_page="http://h/#/x")
+    monkeypatch.setattr("odmt.tracking.runs.RunMirror", lambda *words, **named: mirror)
+
+    def interrupted(space, home, name, options):
+        options.make_mirror({"dataset": "demo", "study_id": "s", "data_digest": "d"})
+        raise InterruptedStudy("stopped")
+
+    monkeypatch.setattr(driver, "run_study", interrupted)
+    assert tune() == 130
+    assert capsys.readouterr().out.splitlines()[-2:] == [mirror.standing, "run: http://h/#/x"]
 
 
 def test_json_alone_is_on_standard_output(tune, monkeypatch, capsys):
