@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         default="auto",
         help="auto: the Ray that RAY_ADDRESS names, else a local one; local: a local one; attach: RAY_ADDRESS's",
     )
-    parser.add_argument("--quiet", action="store_true", help="no live view, only what matters at the end")
+    parser.add_argument("--quiet", action="store_true", help="no live view")
     parser.add_argument("--json", action="store_true", help="events as JSON lines on standard output, and nothing else")
     parser.add_set()
     words = sys.argv[1:] if argv is None else argv
@@ -132,6 +132,7 @@ def search(
 
     check_place(home.study(asked.name))
     command = shlex.join(["python", "launch/tune.py", *words])
+    before = standing(home, asked.name)
     mirrors: list[Any] = []
     options = Options(
         command=command,
@@ -141,31 +142,42 @@ def search(
         say=lambda sentence: print(sentence, flush=True),
         make_mirror=lambda header: open_mirror(home, space, asked.name, header, mirrors),
         warm_start=asked.warm_start,
-        opened=lambda folder, inputs: keep_plan(space, home, asked, folder, inputs),
+        opened=lambda folder, inputs: keep_plan(space, home, asked, folder, inputs, before),
         listener=lines,
         standing=lambda: mirrors[0].standing if mirrors else "",
     )
-    before = standing(home, asked.name)
     try:
         study = run_study(space, home, asked.name, options)
     except (InterruptedStudy, KeyboardInterrupt) as error:
         if lines is not None:
             lines.tell("interrupted", command=command)
+        tell_standing(mirrors)
         if isinstance(error, InterruptedStudy):
             raise
-        raise InterruptedStudy(f"interrupted before the search ran; go on with: {command}") from None
+        raise InterruptedStudy(f"interrupted; go on with: {command}") from None
     if lines is not None:
         lines.finished(study)
     report(home, study, before)
+    tell_standing(mirrors)
 
 
-def keep_plan(space: "Space", home: "Home", asked: "Asked", folder: "Path", inputs: "Inputs") -> None:
-    """Write the plan beside a new or extended study's log, so that the end can be compared with it."""
+def keep_plan(
+    space: "Space", home: "Home", asked: "Asked", folder: "Path", inputs: "Inputs", before: "StudyView | None"
+) -> None:
+    """Write the plan beside a study's log where it is new or a budget was raised, so that the end can be compared."""
     from odmt.tuning.plan import read_plan, write_plan
     from odmt.tuning.planning import make_outlook
 
-    if asked.extend or read_plan(folder) is None:
-        write_plan(folder, make_outlook(space, home, asked, inputs).plan)
+    begun = before is not None and bool(before.trials)
+    now = standing(home, asked.name)
+    raised = begun and now is not None and budgets(now) != budgets(before)
+    if raised or not begun or read_plan(folder) is None:
+        write_plan(folder, make_outlook(space, home, asked, inputs).plan, extended=raised)
+
+
+def budgets(study: "StudyView | None") -> tuple[float | None, ...]:
+    """Return what a study may use: trials, hours, device hours."""
+    return () if study is None else (study.budget, study.hours_allowed, study.gpu_hours_allowed)
 
 
 def open_mirror(home: "Home", space: "Space", name: str, header: Any, mirrors: list[Any]) -> Any:
@@ -190,6 +202,14 @@ def open_mirror(home: "Home", space: "Space", name: str, header: Any, mirrors: l
         print(f"warning: {error}; the search goes on, and MLflow gets everything once it answers", file=sys.stderr)
     mirrors.append(mirror)
     return mirror
+
+
+def tell_standing(mirrors: list[Any]) -> None:
+    """Print how MLflow stands at the end, and where the study's run is shown."""
+    for mirror in mirrors:
+        print(mirror.standing)
+        if mirror.run_page is not None:
+            print(f"run: {mirror.run_page}")
 
 
 def standing(home: "Home", name: str) -> "StudyView | None":

@@ -53,13 +53,13 @@ class Delivery:
         """
         self._study = study
         self._client: MlflowClient = connect(home)
-        self._experiment_id = experiment_id(self._client, home, study.experiment)
-        parent, self._trials = known_runs(self._client, self._experiment_id, study.study_id)
+        self.experiment_id = experiment_id(self._client, home, study.experiment)
+        parent, self._trials = known_runs(self._client, self.experiment_id, study.study_id)
         tags = {"odmt.study": study.name, "odmt.study_id": study.study_id, **study.tags}
         self._made_parent = parent is None
         if parent is None:
             tags = {name: redacted(value) for name, value in tags.items()}
-            parent = self._client.create_run(self._experiment_id, tags=tags, run_name=study.name)
+            parent = self._client.create_run(self.experiment_id, tags=tags, run_name=study.name)
         self.parent_run_id = str(parent.info.run_id)
         self._open = parent.info.status == "RUNNING"
         self._reopens = reopens
@@ -83,7 +83,7 @@ class Delivery:
     def look_again(self) -> None:
         """Find runs whose making was answered to nobody; call after an outage."""
         in_use = {self.parent_run_id, *(run.run_id for run in self._trials.values())}
-        for trial_id, run in known_runs(self._client, self._experiment_id, self._study.study_id, in_use).trials.items():
+        for trial_id, run in known_runs(self._client, self.experiment_id, self._study.study_id, in_use).trials.items():
             self._trials.setdefault(trial_id, run)
 
     def end_parent_if_made(self, at_ms: int) -> None:
@@ -148,7 +148,7 @@ class Delivery:
             PARENT_TAG: self.parent_run_id,
         }
         made = self._client.create_run(
-            self._experiment_id,
+            self.experiment_id,
             start_time=event.at_ms,
             tags={name: _tag(value) for name, value in named.items()},
             run_name=f"trial-{event.number:03d}",

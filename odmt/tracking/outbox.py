@@ -109,6 +109,14 @@ class Outbox:
         """The study's run; None while MLflow has not been reached."""
         return self._delivery.parent_run_id if self._delivery else None
 
+    @property
+    def run_page(self) -> str | None:
+        """The page of the study's run, without the account; None = no server, or it has not been reached."""
+        made = self._delivery
+        if made is None or not self.url.startswith(("http://", "https://")):
+            return None
+        return f"{self.url.rstrip('/')}/#/experiments/{made.experiment_id}/runs/{made.parent_run_id}"
+
     def put(self, event: Event) -> None:
         """Queue an event: an append and a ring, microseconds whatever the server does."""
         self._events.append(event)

@@ -129,3 +129,8 @@ class RunMirror:
     def parent_run_id(self) -> str | None:
         """The study's run; None while MLflow has not been reached."""
         return self._outbox.parent_run_id
+
+    @property
+    def run_page(self) -> str | None:
+        """The page of the study's run, without the account; None = no server, or it has not been reached."""
+        return self._outbox.run_page

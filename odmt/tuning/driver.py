@@ -33,7 +33,7 @@ from odmt.tuning.study import StudyView, view
 from odmt.tuning.tune_loop import Reservation, run_loop
 from odmt.tuning.warm_start import check_names, warm_records
 from odmt.tuning.watch import Watch
-from odmt.tuning.wording import clock
+from odmt.tuning.wording import clock, counted
 
 
 def _silent(sentence: str) -> None:
@@ -153,7 +153,7 @@ def _search(
         for sentence in resource_sentences(space, num_gpus()):
             options.say(sentence)
         options.say(
-            f"{concurrent} trials at once, each with {cpus:g} CPUs and {gpus:g} GPUs; "
+            f"{counted(concurrent, 'trial')} at once, each with {counted(cpus, 'CPU')} and {counted(gpus, 'GPU')}; "
             f"sampler {space.sampler.name}, scheduler {space.scheduler.name}"
         )
         log.commit(

@@ -11,9 +11,11 @@ from odmt.evaluation.metrics import reported_heads
 from odmt.experiment.arrays import load_split, validation_floors
 from odmt.home import Home
 from odmt.tuning.study import StudyView, TrialView
+from odmt.tuning.wording import counted
 
 _ENDED = ("completed", "stopped", "failed")
 _SHOWN_FAILURES = 5
+_SETBACKS = {"oom": "out of memory", "died": "worker died", "hung": "worker hung", "disk": "no room on the disk"}
 _MORE = {"time": "--time-budget", "gpu-hours": "--max-gpu-hours"}
 
 
@@ -34,7 +36,8 @@ def outcome(study: StudyView, before: StudyView | None) -> Iterator[str]:
     if study.reused:
         yield f"{study.reused} proposals equalled an earlier trial: its result was used, nothing was run again"
     if study.setbacks:
-        yield f"{study.setbacks} attempts ended badly: out of memory, or a worker that died or hung"
+        kinds = ", ".join(f"{_SETBACKS.get(kind, kind)} {count}" for kind, count in sorted(study.setback_kinds.items()))
+        yield f"{counted(study.setbacks, 'attempt')} ended badly: {kinds}"
     failed = [trial for trial in study.trials if trial.state == "failed"]
     yield from (f"failed: {trial.trial_id}: {trial.reason}" for trial in failed[:_SHOWN_FAILURES])
     if len(failed) > _SHOWN_FAILURES:
@@ -74,7 +77,7 @@ def limit_sentence(study: StudyView) -> str:
 
 
 def plan_table(study: StudyView, plan: Mapping[str, Any] | None, folder: Path) -> Table:
-    """Return what was planned at the first start beside what happened.
+    """Return what was planned, at the last start that raised a budget or else the first, beside what happened.
 
     Args:
         study: at the end.

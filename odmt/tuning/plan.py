@@ -12,7 +12,8 @@ from odmt.tuning.scheduler import bracket_of, is_sentinel, rungs
 from odmt.tuning.sections import SchedulerConfig
 from odmt.tuning.space import Space
 
-PLAN_FILE = "plan.json"
+PLAN_FILE, EXTENDED_FILE = "plan.json", "plan-extended.json"
+"""The plan of the first start, and that of the last start which raised a budget."""
 _MOST_COMBINATIONS = 10_000_000
 
 
@@ -193,15 +194,20 @@ def combinations(space: Space) -> int | None:
     return sum(times for _, _, times in reached)
 
 
-def write_plan(folder: Path, plan: Plan) -> None:
-    """Keep a plan beside a study's log, for the end."""
-    write_atomically(folder / PLAN_FILE, json.dumps(plan.to_mapping(), indent=1).encode())
+def write_plan(folder: Path, plan: Plan, *, extended: bool = False) -> None:
+    """Keep a plan beside a study's log, for the end; ``extended``: a budget was raised, the first plan stays."""
+    write_atomically(
+        folder / (EXTENDED_FILE if extended else PLAN_FILE), json.dumps(plan.to_mapping(), indent=1).encode()
+    )
 
 
 def read_plan(folder: Path) -> dict[str, Any] | None:
-    """Return what ``write_plan`` kept; None if nothing was, or it cannot be read."""
-    try:
-        found = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+    """Return what ``write_plan`` kept last; None if nothing was, or it cannot be read."""
+    for name in (EXTENDED_FILE, PLAN_FILE):
+        try:
+            found = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(found, dict):
+            return found
+    return None

@@ -21,6 +21,7 @@ from odmt.tuning.rehearsal import Asked, rehearsed
 from odmt.tuning.resources import resource_sentences, trial_resources
 from odmt.tuning.room import BYTES_PER_PARAMETER, KEPT
 from odmt.tuning.space import Space
+from odmt.tuning.wording import counted
 
 __all__ = ["Asked", "Outlook", "Room", "make_outlook"]
 
@@ -142,7 +143,7 @@ def _machine(place: Place) -> str:
     if not place.is_local:
         return f"{place.sentence}; the cluster was not asked what it has"
     cpus, gpus = machine_size()
-    return f"{place.sentence}; this machine has {cpus} CPUs and {gpus} GPUs"
+    return f"{place.sentence}; this machine has {counted(cpus, 'CPU')} and {counted(gpus, 'GPU')}"
 
 
 def data_shape(home: Home, space: Space, source: Source) -> DataShape:

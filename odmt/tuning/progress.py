@@ -1,5 +1,6 @@
 """The live view of a search: as large as the terminal is, and plain lines where there is none."""
 
+import math
 import sys
 import textwrap
 import time
@@ -17,10 +18,12 @@ from odmt.tuning.estimates import seconds_left
 from odmt.tuning.rung_view import rung_line, rung_rows, rung_table
 from odmt.tuning.space import Space
 from odmt.tuning.state import Study
-from odmt.tuning.wording import clock, counts, shown_values, state_of, trial_line
+from odmt.tuning.wording import clock, counts, leading, shown_values, state_of, trial_line, with_state
 
 _LINE_SECONDS = 15.0
 """Without a terminal: between two lines while no trial ends."""
+_STANDING_SECONDS = 60.0
+"""Without a terminal: between two times that MLflow's standing is told while all is well."""
 _LEAST_TRIALS = 3
 """Rows that trials keep where the terminal is low."""
 _ROOMY = (70, 20)
@@ -65,6 +68,7 @@ class StudyProgress:
         self._console = console or Console(stderr=True, force_terminal=sys.stderr.isatty())
         self._clock = clock
         self._begun = self._last_line = clock()
+        self._last_standing = -math.inf
         self._epochs_before = _epochs(study)
         self._live: Live | None = None
         self._shown: Group | None = None
@@ -90,7 +94,15 @@ class StudyProgress:
         due = now - self._last_line > _LINE_SECONDS
         if trial is not None and kind in ("epoch", "ended") and (trial.is_ended or due):
             self._last_line = now
-            self._print(f"{trial_line(trial)}; {self.summary()}")
+            self._print(f"{trial_line(trial)}; {self.summary()}{self._told_standing(now)}")
+
+    def _told_standing(self, now: float) -> str:
+        """Return how MLflow stands, for the end of a line: now and then, and whenever something has not arrived."""
+        words = self._standing()
+        if not words or (words.endswith("up to date") and now - self._last_standing < _STANDING_SECONDS):
+            return ""
+        self._last_standing = now
+        return f"; {words}"
 
     def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -107,10 +119,10 @@ class StudyProgress:
 
     def summary(self) -> str:
         """Return counts, the best value, elapsed and remaining time in one line."""
-        best = self._study.best
+        best = leading(self._study)
         parts = [
             f"{self._study.num_ended} of {self._study.budget} trials ({counts(self._study)})",
-            f"best {best.best.value:.4f} ({best.trial_id})" if best and best.best else "no best",
+            f"best {best.best.value:.4f} in {with_state(best)}" if best and best.best else "no best",
             self._time(),
         ]
         return ", ".join(parts)
@@ -152,9 +164,9 @@ class StudyProgress:
 
     def _head(self, width: int, height: int) -> list[Text]:
         study = self._study
-        best = study.best
+        best = leading(study)
         trials = " trials" if width >= _ROOMY[0] else ""
-        words = f"best {best.best.value:.4f}  {best.trial_id}  " if best and best.best else "best: none yet"
+        words = f"best {best.best.value:.4f}  {with_state(best)}  " if best and best.best else "best: none yet"
         words += shown_values(best.values) if best else ""
         most = _MOST_LINES if height >= _ROOMY[1] else 1
         wrapped = textwrap.wrap(words, width, subsequent_indent="  ", max_lines=most, placeholder=" …")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from odmt.errors import ConfigError, ServiceError
 from odmt.tuning.space import Space
+from odmt.tuning.wording import counted
 
 if TYPE_CHECKING:
     from odmt.cluster.nodes import Node
@@ -50,7 +51,7 @@ def trial_resources(
         has = f"Ray has {num_cpus:g} and {num_gpus:g}, its largest node {largest.cpus:g} and {largest.gpus:g}"
     if fitting < 1:
         raise ServiceError(
-            f"a trial wants {cpus:g} CPUs and {gpus:g} GPUs, {has}; "
+            f"a trial wants {counted(cpus, 'CPU')} and {counted(gpus, 'GPU')}, {has}; "
             "set resources.cpus_per_trial, resources.gpus_per_trial"
         )
     return cpus, gpus, min(fitting, wanted.max_concurrent_trials or fitting)

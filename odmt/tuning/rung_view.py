@@ -64,7 +64,7 @@ def rung_line(rows: Sequence[RungRow]) -> str:
     parts = []
     for row in rows:
         label = f"{row.bracket}/" if row.bracket is not None else ""
-        parts.append(f"{label}{row.epoch}: {row.recorded} there, {row.stopped} stopped below {_cutoff(row)}")
+        parts.append(f"{label}{row.epoch}: {row.recorded} there, {row.stopped} stopped, cutoff now {_cutoff(row)}")
     return "rungs " + "; ".join(parts)
 
 

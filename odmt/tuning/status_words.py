@@ -21,7 +21,7 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"proposals that equalled an earlier trial and took its result: {found['reused']}"
     for name, one in found["budgets"].items():
         of = "" if one["allowed"] is None else f" of {one['allowed']:g}, {one['left']:.4g} left"
-        yield f"{name}: {one['used']:.4g}{of}"
+        yield f"{'trials begun' if name == 'trials' else name}: {one['used']:.4g}{of}"
     if best := found["best"]:
         yield f"best: {best['value']:.4f} in {best['trial']}, epoch {best['epoch']}: {shown_values(best['values'])}"
     for one in found["rungs"]:
@@ -35,8 +35,10 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"starts: {found['starts']}, {again}; setbacks: {lost}"
     yield from (f"host {host} is put aside: {reason}" for host, reason in found["aside"].items())
     yield disk(found["log_bytes"], found["trial_bytes"], found["other_bytes"])
-    if found["command"] and found["state"] in ("interrupted", "running"):
+    if found["command"] and found["state"] == "interrupted":
         yield f"go on with: {found['command']}"
+    elif found["command"] and found["state"] == "budget met":
+        yield f"go on with --extend and a larger budget: {found['command']}"
 
 
 def disk(log_bytes: int, trial_bytes: Mapping[str, int], other_bytes: int) -> str:

@@ -1,6 +1,8 @@
 """Studies as others read them: no Ray, Optuna, torch or MLflow is imported here."""
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,8 @@ class StudyView:
     device_hours: float = 0.0
     setbacks: int = 0
     """Attempts that ended badly without ending their trial, or ended it for no fault of its values."""
+    setback_kinds: Mapping[str, int] = field(default_factory=dict)
+    """How many of them were ``oom``, ``died``, ``hung``, ``disk``."""
     reused: int = 0
     """Proposals that equalled an earlier trial and took over its result."""
     resumed: int = 0
@@ -110,6 +114,7 @@ def view(name: str, study: Study, *, running: bool) -> StudyView:
         device="GPU" if study.uses_gpu else "CPU",
         device_hours=device_hours(study, now),
         setbacks=len(study.setbacks),
+        setback_kinds=Counter(record["what"] for record in study.setbacks),
         reused=len(study.reused),
         resumed=study.resumed,
         epochs_redone=study.epochs_redone,

@@ -20,6 +20,18 @@ def counts(study: Study) -> str:
     return ", ".join(f"{found[name]} {name}" for name in names if name in always or found[name])
 
 
+def leading(study: Study) -> Trial | None:
+    """Return the trial with the highest value so far, those without an outcome too; the first of equals."""
+    able = [(trial, trial.best) for trial in list(study.trials.values()) if trial.state != "failed"]
+    scored = [(best.value, -trial.number, trial) for trial, best in able if best is not None]
+    return max(scored, key=lambda item: item[:2])[2] if scored else None
+
+
+def with_state(trial: Trial) -> str:
+    """Return a trial's id, marked where it has no outcome yet: ``t0007 (running)``."""
+    return trial.trial_id if trial.is_ended else f"{trial.trial_id} ({state_of(trial)})"
+
+
 def shown_values(values: Mapping[str, Any]) -> str:
     """Return a trial's values in one short line, paths without their section where that is clear."""
     names = Counter(path.rpartition(".")[2] for path in values)
@@ -27,6 +39,11 @@ def shown_values(values: Mapping[str, Any]) -> str:
     return " ".join(
         f"{short[path] if names[short[path]] == 1 else path}={_short(value)}" for path, value in values.items()
     )
+
+
+def counted(number: float, noun: str) -> str:
+    """Return a number with its noun: 1 CPU, 2 CPUs, 0.5 GPUs."""
+    return f"{number:g} {noun}" + ("" if number == 1 else "s")
 
 
 def clock(seconds: float) -> str:

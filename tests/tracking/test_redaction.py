@@ -2,6 +2,7 @@
 
 import logging
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,7 +10,8 @@ from odmt.errors import ServiceError
 from odmt.home import Home
 from odmt.tracking.artifacts import error_text
 from odmt.tracking.connection import client_uri, connect, unreachable
-from odmt.tracking.events import TrialEnded
+from odmt.tracking.events import Study, TrialEnded
+from odmt.tracking.outbox import Outbox
 from odmt.tracking.redaction import RedactingFilter, redacted
 from odmt.tracking.runs import RunMirror
 from odmt.tracking.ui import server_command, server_environment
@@ -74,6 +76,14 @@ def test_a_mirror_whose_server_is_away_shows_and_logs_no_account(home, monkeypat
     assert mirrored.close(timeout_seconds=0) == 1
     told = "\n".join([str(caught.value), repr(caught.value.__cause__), mirrored.url, caplog.text, *capfd.readouterr()])
     assert "geheim1" not in told
+
+
+def test_the_page_of_a_run_holds_no_account(home, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:geheim1@host:5000/")
+    outbox = Outbox(Home.from_environment(), Study("e", "s", "s1", {}, {}))
+    assert outbox.run_page is None
+    outbox._delivery = SimpleNamespace(experiment_id="3", parent_run_id="abc")
+    assert outbox.run_page == "http://host:5000/#/experiments/3/runs/abc"
 
 
 def test_other_libraries_log_without_secrets(monkeypatch, capsys):

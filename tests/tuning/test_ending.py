@@ -16,7 +16,8 @@ def test_the_end_says_what_was_kept_and_what_was_done_again(home, space):
         log.commit("opened", pid=1, host="h", code="c", cpus=1.0, gpus=0.0, concurrent=1)
         trial = journal.next_assignment().trial_id
         log.commit("resumed", trial=trial, attempt=1, from_epoch=0, redone=3)
-        journal.setback(trial, "oom", "no memory", host="h")
+        for kind in ("died", "oom", "died"):
+            journal.setback(trial, kind, "gone", host="h")
         log.commit("limit", what="time", used=2.0, allowed=2.0)
         journal.close()
     after = read_study(home, "small")
@@ -24,7 +25,7 @@ def test_the_end_says_what_was_kept_and_what_was_done_again(home, space):
     assert words[1] == "went on after 1 ended trials: lost 0, repeated 0, resumed 0, epochs redone 3"
     assert "budget.time_hours ended the search: 0.00 h, 2 of 8 trials begun; 1 trials are kept" in words[2]
     assert words[2].endswith("to go on: the same command with --extend and a larger --time-budget")
-    assert words[3] == "1 attempts ended badly: out of memory, or a worker that died or hung"
+    assert words[3] == "3 attempts ended badly: worker died 2, out of memory 1"
 
 
 def test_the_end_sets_the_plan_against_what_happened(home, space):

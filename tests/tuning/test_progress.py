@@ -11,12 +11,12 @@ from odmt.tuning.identity import open_study
 from odmt.tuning.journal import Journal
 from odmt.tuning.json_lines import JsonLines
 from odmt.tuning.progress import StudyProgress
-from odmt.tuning.rung_view import RungRow, rung_rows
+from odmt.tuning.rung_view import RungRow, rung_line, rung_rows
 from odmt.tuning.space import load_space
 from odmt.tuning.state import METRIC, Study
 from odmt.tuning.study import view
 from odmt.tuning.trials import Trial
-from odmt.tuning.wording import clock, shown_values
+from odmt.tuning.wording import clock, counted, shown_values
 
 
 @pytest.fixture
@@ -77,6 +77,16 @@ def test_the_view_shows_counts_best_values_rungs_warnings_and_mlflow(begun, spac
     assert "CPU hours used" in shown
 
 
+def test_the_best_may_be_a_trial_that_still_runs(begun, space):
+    log, journal = begun
+    busy_search(log, journal)
+    journal.setback(run_trial(journal, 0.8), "died", "gone", host="h")
+    run_trial(journal, 0.7)
+    progress = StudyProgress(log.study, space)
+    assert "best 0.8000 in t0007 (waiting), " in progress.summary()
+    assert any("best 0.8000  t0007 (waiting)  temperature" in line for line in rendered(progress, 120, 40))
+
+
 def test_what_runs_is_shown_before_what_has_ended(begun, space):
     log, journal = begun
     busy_search(log, journal)
@@ -115,9 +125,27 @@ def test_without_a_terminal_a_line_a_trial_that_ends_and_one_between_every_15_se
     assert lines[0].startswith("t0000 completed at epoch 6, 0.6000; 1 of 8 trials (1 completed, 0 stopped, 0 failed)")
     assert lines[1].startswith("t0001 failed at epoch 1, nan: epoch 1: the validation metric is not a finite number; ")
     assert lines[2].startswith("t0002 running at epoch 2, 0.7000; ")
+    assert "best 0.6000 in t0000, " in lines[1]
+    assert "best 0.7000 in t0002 (running), " in lines[2]
     assert lines[3] == "attempt 1 of t0002 ended badly (hung): no report for 1 min"
     assert len(lines) == 4
     assert "\x1b" not in written.getvalue()
+
+
+def test_plain_lines_tell_mlflows_standing_now_and_then_and_whenever_events_wait(begun, space):
+    log, journal = begun
+    now, standing = [log.study.last_time], ["MLflow at x: up to date"]
+    written = io.StringIO()
+    console = Console(file=written, width=60)
+    log.listeners.append(
+        StudyProgress(log.study, space, standing=lambda: standing[0], console=console, clock=lambda: now[0])
+    )
+    for later, words in [(0, "up to date"), (10, "up to date"), (0, "2 events wait"), (61, "up to date")]:
+        now[0] += later
+        standing[0] = f"MLflow at x: {words}"
+        run_trial(journal, math.nan)
+    told = [line.partition("; MLflow at x: ")[2] for line in written.getvalue().splitlines()]
+    assert told == ["up to date", "", "2 events wait", "up to date"]
 
 
 def running_study(**allowed):
@@ -164,6 +192,14 @@ def test_machines_are_told_what_matters(begun, space):
     assert (told[4]["outcome"], told[4]["best"]) == ("failed", None)
     assert (told[6]["what"], told[6]["retry"]) == ("died", True)
     assert (told[-1]["best_trial"], told[-1]["limit"], told[-1]["setbacks"]) == ("t0000", "time", 1)
+
+
+def test_rungs_in_one_line_tell_the_cutoff_as_it_is_now():
+    assert rung_line([RungRow(None, 2, 5, 0.03, 4)]) == "rungs 2: 5 there, 4 stopped, cutoff now 0.0300"
+
+
+def test_one_is_singular():
+    assert [counted(number, "CPU") for number in (1.0, 2.0, 0.5)] == ["1 CPU", "2 CPUs", "0.5 CPUs"]
 
 
 def test_durations_read_as_people_say_them():

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from report_study import AXES, MadeStudy, gru, sasrec
+from report_study import AXES, NAME, MadeStudy, gru, sasrec
 
 from odmt.tuning.report.frames import epochs_frame, trials_frame
 from odmt.tuning.report.importance import LEAST, importances, top_share
@@ -62,6 +62,17 @@ def test_epochs_saved_are_those_that_stopped_trials_did_not_run(home):
     assert (spent.epochs_to_the_end, spent.epochs_saved) == (12, 5)
     assert spent.saved_share == pytest.approx(5 / 12)
     assert spent.hours_saved == pytest.approx(5 * 2 / 3600)
+
+
+def test_the_plan_beside_the_log_is_not_the_budget(home):
+    study = MadeStudy(seconds=7200.0)
+    study.completed(sasrec(), [0.1] * 4)
+    spent = spending(study.facts(home))
+    assert (spent.wall_hours_allowed, spent.wall_hours_planned, spent.epochs_planned) == (2.0, None, None)
+    (home.study(NAME) / "plan.json").write_text('{"epochs": 20.0, "hours": 0.5, "device_hours": 1.0}')
+    spent = spending(study.facts(home))
+    assert (spent.wall_hours_planned, spent.device_hours_planned, spent.epochs_planned) == (0.5, 1.0, 20.0)
+    assert spent.wall_hours_allowed == 2.0
 
 
 def test_rungs_come_from_the_header(home):

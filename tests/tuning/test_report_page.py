@@ -169,6 +169,19 @@ def test_the_card_holds_the_protocol(home):
     assert card["axes"][2]["otherwise"] == "0.1"
 
 
+def test_bad_attempts_say_whether_they_were_tried_again_and_no_plan_is_no_limit(home):
+    study = small()
+    study.trial(gru(4e-3), [0.1])
+    for what, retry in [("died", True), ("disk", False)]:
+        fields = {"trial": "t0003", "attempt": 1, "what": what, "reason": "r", "host": "h", "retry": retry}
+        study.add("setback", **fields, quick=False, wait=0.0)
+    page = build_report(study.facts(home)).page
+    assert "Attempts that ended badly</h3>" in page
+    assert "<td>died</td><td>yes</td>" in page
+    assert "<td>disk</td><td>no</td>" in page
+    assert '<td class="num">not planned</td><td class="num">not limited</td>' in page
+
+
 def test_a_second_code_version_is_told(home):
     study = small()
     study.opened(code="0.1.0+def")

@@ -107,6 +107,8 @@ def test_a_budget_that_was_met_and_a_tainted_study_are_told(study, make, capsys)
     assert study(["list"]) == 0
     shown = capsys.readouterr().out
     assert "budget met" in shown
+    assert study(["status", "met"]) == 0
+    assert "go on with --extend and a larger budget: go on so" in capsys.readouterr().out
     assert "tainted: row 3 was written to" in shown
 
 
@@ -133,6 +135,7 @@ def test_status_tells_counts_rungs_budgets_and_what_goes_on(study, make, capsys)
     assert study(["status", "halfway"]) == 0
     shown = capsys.readouterr().out
     assert f"trials: {len(ended)} of 8 have ended" in shown
+    assert f"trials begun: {found['proposed']} of 8, " in shown
     assert f"best: {found['best']['value']:.4f} in {found['best']['trial']}" in shown
     assert f"rung at epoch 2: {len(at_two)} trials, {stopped} stopped there" in shown
     assert "go on with: python launch/tune.py --space small --set train.seed=2" in shown
@@ -143,7 +146,9 @@ def test_status_tells_who_runs_a_study(study, make, own, capsys):
     make("going", 8)
     process = own("going")
     assert study(["status", "going"]) == 0
-    assert f"running by process {process.pid} on {socket.gethostname()} since 2" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"running by process {process.pid} on {socket.gethostname()} since 2" in shown
+    assert "go on with" not in shown
 
 
 def test_stop_asks_the_owner_to_end_and_waits_until_it_has(study, make, own, home, capsys):

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from types import SimpleNamespace
 
 import pytest
 from ended_study import study_with_trials
@@ -10,7 +11,11 @@ from fake_search import SOURCE, SPACE, write_space
 from odmt.errors import InterruptedStudy, MissingDataError
 from odmt.home import Home
 from odmt.tuning import driver
+from odmt.tuning.event_log import EventLog
 from odmt.tuning.flags import hours, warm_names
+from odmt.tuning.identity import open_study
+from odmt.tuning.journal import Journal
+from odmt.tuning.plan import read_plan
 from odmt.tuning.planning import Asked
 from odmt.tuning.preflight import Inputs
 from odmt.tuning.space import load_space
@@ -109,6 +114,28 @@ def test_an_interruption_names_the_exact_command(tune, monkeypatch, capsys):
     assert "--set train.seed=2 --time-budget '2 h'" in said
 
 
+def test_a_second_signal_is_told_like_the_first(tune, monkeypatch, capsys):
+    def killed(space, home, name, options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(driver, "run_study", killed)
+    assert tune() == 130
+    assert "interrupted; go on with: python launch/tune.py --space " in capsys.readouterr().err
+
+
+def test_the_end_tells_mlflows_standing_and_the_runs_page(tune, monkeypatch, capsys):
+    mirror = SimpleNamespace(start=lambda: None, standing="MLflow at http://h: up to date", run_page="http://h/#/x")
+    monkeypatch.setattr("odmt.tracking.runs.RunMirror", lambda *words, **named: mirror)
+
+    def interrupted(space, home, name, options):
+        options.make_mirror({"dataset": "demo", "study_id": "s", "data_digest": "d"})
+        raise InterruptedStudy("stopped")
+
+    monkeypatch.setattr(driver, "run_study", interrupted)
+    assert tune() == 130
+    assert capsys.readouterr().out.splitlines()[-2:] == [mirror.standing, "run: http://h/#/x"]
+
+
 def test_json_alone_is_on_standard_output(tune, monkeypatch, capsys):
     def interrupted(space, home, name, options):
         options.say("a sentence")
@@ -122,19 +149,28 @@ def test_json_alone_is_on_standard_output(tune, monkeypatch, capsys):
     assert "a sentence" in said.err
 
 
-def test_the_plan_is_kept_at_the_first_start_and_again_when_the_budget_is_raised(tune, monkeypatch, tmp_path):
+def test_the_first_plan_is_kept_and_another_one_where_a_budget_is_really_raised(tune, monkeypatch, tmp_path):
     def started(space, home, name, options):
-        options.opened(home.study(name), Inputs("fake-data", 1_000_000, []))
+        with EventLog(home.study(name)) as log:
+            open_study(log, name, space, "fake-data", extend=options.extend)
+            options.opened(home.study(name), Inputs("fake-data", 1_000_000, []))
+            if not log.study.trials:
+                Journal(space, log).next_assignment()
         raise InterruptedStudy("stopped")
 
+    def trials(name):
+        return json.loads((folder / name).read_text())["trials"]
+
     monkeypatch.setattr(driver, "run_study", started)
-    path = tmp_path / "home" / "studies" / "small" / "plan.json"
+    folder = tmp_path / "home" / "studies" / "small"
     tune()
-    assert json.loads(path.read_text())["trials"] == 8
-    tune("--trials", "9")
-    assert json.loads(path.read_text())["trials"] == 8
+    tune("--extend")
+    assert trials("plan.json") == 8
+    assert not (folder / "plan-extended.json").exists()
     tune("--trials", "9", "--extend")
-    assert json.loads(path.read_text())["trials"] == 9
+    (folder / "plan.json").write_text('{"trials": 7}')
+    tune("--trials", "9", "--extend")
+    assert (trials("plan.json"), trials("plan-extended.json"), read_plan(folder)["trials"]) == (7, 9, 9)
 
 
 def test_the_plan_is_printed_and_nothing_is_begun(tune, monkeypatch, capsys, tmp_path):

@@ -87,8 +87,8 @@ def _how_much(facts: Facts, spent: Spending) -> Iterator[tuple[str, str, bool]]:
     yield (
         "budget",
         f"{spent.trials_planned} trials{extended if spent.trials_planned != spent.trials_first_planned else ''}"
-        + (f", {hours(spent.wall_hours_planned)} of wall time" if spent.wall_hours_planned is not None else "")
-        + (f", {hours(spent.device_hours_planned)} of {spent.device} time" if spent.device_hours_planned else ""),
+        + (f", {hours(spent.wall_hours_allowed)} of wall time" if spent.wall_hours_allowed is not None else "")
+        + (f", {hours(spent.device_hours_allowed)} of {spent.device} time" if spent.device_hours_allowed else ""),
         True,
     )
     counts = ", ".join(f"{facts.count(name)} {name}" for name in ("completed", "stopped", "failed"))

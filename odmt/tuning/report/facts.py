@@ -10,6 +10,7 @@ from odmt.errors import StudyError
 from odmt.home import Home
 from odmt.tuning.axes import Axis, read_axis
 from odmt.tuning.event_log import decode, is_owned, replay
+from odmt.tuning.plan import read_plan
 from odmt.tuning.state import Epoch, Study, Trial
 from odmt.tuning.study import read_study
 
@@ -43,6 +44,8 @@ class Facts:
     is_running: bool
     opened: tuple[Mapping[str, Any], ...] = ()
     """The ``opened`` records: one a start of the driver."""
+    plan: Mapping[str, Any] | None = None
+    """What ``read_plan`` gave; None = nothing was planned."""
 
     @property
     def header(self) -> Mapping[str, Any]:
@@ -121,7 +124,7 @@ def read_facts(home: Home, name: str) -> Facts:
         read_study(home, name)  # has the sentence for it
     lines = [line for line in content[:length].split(b"\n") if b'"kind":"opened"' in line]
     opened = [record for record in map(decode, lines) if record["kind"] == "opened"]
-    return Facts(name, study, is_owned(path.parent), tuple(opened))
+    return Facts(name, study, is_owned(path.parent), tuple(opened), read_plan(path.parent))
 
 
 def max_epochs(trial: Trial) -> int:

@@ -39,7 +39,12 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"shown": shown, "hours": hours, "minute": lambda text: f"{text[:10]} {text[11:16]} UTC"}
+    environment.filters |= {
+        "shown": shown,
+        "hours": hours,
+        "planned_hours": _planned_hours,
+        "minute": lambda text: f"{text[:10]} {text[11:16]} UTC",
+    }
     environment.globals |= {"figure": _figure, "own": lambda name: Markup(_own(environment, name))}
     ranked = facts.ranked()
     return environment.get_template("page.html.j2").render(
@@ -68,6 +73,10 @@ def render_page(
         plotly=Markup(get_plotlyjs().replace("</script", "<\\/script")),
         conditions={path: condition_in_words(axis) for path, axis in facts.axes.items() if axis.when},
     )
+
+
+def _planned_hours(value: float | None) -> str:
+    return "not planned" if value is None else hours(value)
 
 
 def _leader(facts: Facts, trial: Trial) -> dict[str, Any]:

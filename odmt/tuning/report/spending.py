@@ -6,7 +6,10 @@ from odmt.tuning.report.facts import FAILED, RANKED, Facts, max_epochs
 
 
 class Spending(NamedTuple):
-    """Plan against actual. Hours are of the clock on the wall unless their name says otherwise."""
+    """Plan and budget against actual. Hours are of the clock on the wall unless their name says otherwise.
+
+    What was planned is what was expected before any budget ends the search; None = not planned.
+    """
 
     trials_planned: int
     trials_first_planned: int
@@ -15,11 +18,14 @@ class Spending(NamedTuple):
     trials_ended: int
     trials_reused: int
     wall_hours_planned: float | None
+    wall_hours_allowed: float | None
     wall_hours: float
     device: str
     """``GPU`` or ``CPU``: what ``device_hours`` counts."""
     device_hours_planned: float | None
+    device_hours_allowed: float | None
     device_hours: float
+    epochs_planned: float | None
     epochs_run: int
     """Distinct epochs, of all trials."""
     epochs_redone: int
@@ -38,7 +44,7 @@ class Spending(NamedTuple):
 
 def spending(facts: Facts) -> Spending:
     """Return plan against actual."""
-    study = facts.study
+    study, plan = facts.study, facts.plan or {}
     settled = [trial for trial in facts.trials if trial.state in RANKED]
     to_the_end = sum(max_epochs(trial) for trial in settled)
     saved = sum(max_epochs(trial) - len(trial.epochs) for trial in settled)
@@ -53,11 +59,14 @@ def spending(facts: Facts) -> Spending:
         trials_proposed=len(facts.trials),
         trials_ended=study.num_ended,
         trials_reused=len(study.reused),
-        wall_hours_planned=_hours(study.seconds_allowed),
+        wall_hours_planned=plan.get("hours"),
+        wall_hours_allowed=_hours(study.seconds_allowed),
         wall_hours=study.seconds_used / 3600,
         device="GPU" if study.uses_gpu else "CPU",
-        device_hours_planned=study.gpu_hours_allowed,
+        device_hours_planned=plan.get("device_hours"),
+        device_hours_allowed=study.gpu_hours_allowed,
         device_hours=study.device_seconds / 3600,
+        epochs_planned=plan.get("epochs"),
         epochs_run=sum(len(trial.epochs) for trial in facts.trials),
         epochs_redone=study.epochs_redone,
         epochs_of_failed=sum(len(trial.epochs) for trial in facts.trials if trial.state == FAILED),
