@@ -60,6 +60,13 @@ def test_an_unknown_study_ends_with_2_and_one_sentence(launch, home, study, caps
     assert "studies: made" in told
 
 
+@pytest.mark.parametrize("name", ["../studies/made", "a/b", "..", ".hidden", ""])
+@pytest.mark.parametrize("command", ["report", "promote"])
+def test_a_name_that_is_no_folder_among_the_studies_is_refused(launch, home, study, command, name, capsys):
+    assert launch(command)([name]) == 2
+    assert capsys.readouterr().err == f"error: {name!r} is no name of a study; studies: made\n"
+
+
 def test_a_damaged_log_ends_with_2_and_names_the_line(launch, home, study, capsys):
     lines = study.read_bytes().split(b"\n")
     lines[2] = lines[2].replace(b"t0000", b"t0009")
