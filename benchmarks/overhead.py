@@ -80,7 +80,7 @@ def measure(root: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, row in rows.items():
         command = [sys.executable, __file__, "--one", json.dumps({"root": str(root), "name": name, **row})]
-        ended = subprocess.run(command, check=True, env=environment, capture_output=True, text=True)
+        ended = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True)
         found[name] = json.loads(ended.stdout.splitlines()[-1])
         show(name, found[name])
     per_report = (found["reused, 10 reports"]["seconds_a_trial"] - found["reused, 1 report"]["seconds_a_trial"]) / 9

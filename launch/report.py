@@ -30,18 +30,21 @@ def main(argv: list[str] | None = None) -> int:
 
 def body(arguments: argparse.Namespace) -> int:
     """Report as the arguments say."""
+    from odmt.cluster.storage import writable_folder
     from odmt.home import Home
     from odmt.tuning.report.facts import read_facts
 
     home = Home.from_environment()
     facts = read_facts(home, arguments.study)  # what is wrong with it is told before pandas and plotly are imported
+    folder = arguments.out or home.study(arguments.study) / "report"
+    writable_folder(folder, *(["give --out a place that can"] if arguments.out else []))
 
     from odmt.tuning.report.build import build_report, write_report
 
     if len(facts.trials) > MANY:
         print(f"{len(facts.trials)} trials: the importance of their settings takes up to a minute", file=sys.stderr)
     report = build_report(facts)
-    files = write_report(report, arguments.out or home.study(arguments.study) / "report")
+    files = write_report(report, folder)
 
     from odmt.errors import ServiceError
     from odmt.tracking.report_files import log_report

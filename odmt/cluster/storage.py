@@ -10,8 +10,8 @@ from odmt.errors import ConfigError, ServiceError
 _WRONG_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
-def writable_folder(folder: Path) -> Path:
-    """Make a folder and prove that it can be written to.
+def writable_folder(folder: Path, remedy: str = "set ODMT_HOME to a place that can") -> Path:
+    """Make a folder and prove that it can be written to; ``remedy`` ends the sentence that says otherwise.
 
     Raises:
         ConfigError: the place is wrong: no permission, a read-only disk, below a file.
@@ -22,7 +22,7 @@ def writable_folder(folder: Path) -> Path:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-"):
             pass
     except OSError as error:
-        sentence = f"cannot be written to: {error.strerror}; set ODMT_HOME to a place that can"
+        sentence = f"cannot be written to: {error.strerror}; {remedy}"
         if error.errno in _WRONG_PLACE:
             raise ConfigError(folder, [sentence]) from error
         raise ServiceError(f"{folder}: {sentence}") from error

@@ -62,24 +62,9 @@ def known_runs(client: "MlflowClient", experiment: str, study_id: str, in_use: C
         study_id: the study's.
         in_use: ids of runs that are being written to; of twins these stay.
     """
-    twins: dict[str, list[Run]] = {}
-    for run in _find_runs(client, experiment, study_id):
-        twins.setdefault(run.data.tags.get("odmt.trial", PARENT), []).append(run)
-    children = [run for trial_id, runs in twins.items() if trial_id != PARENT for run in runs]
-    pointed_at = [run.data.tags.get(PARENT_TAG) for run in children]
-    chosen: dict[str, Run] = {}
+    twins = _twins(client, experiment, study_id)
+    chosen = _chosen(twins, in_use)
     for trial_id, runs in twins.items():
-        # Of a trial's runs the furthest, of parents the one that most trials name; else the first made.
-        chosen[trial_id] = min(
-            runs,
-            key=lambda run: (
-                run.info.run_id not in in_use,
-                *_how_far(run),
-                -pointed_at.count(run.info.run_id),
-                run.info.start_time,
-                run.info.run_id,
-            ),
-        )
         _delete_empty(client, trial_id, (run for run in runs if run is not chosen[trial_id]))
     parent = chosen.pop(PARENT, None)
     if parent is not None:
@@ -87,6 +72,31 @@ def known_runs(client: "MlflowClient", experiment: str, study_id: str, in_use: C
             if run.data.tags.get(PARENT_TAG) != parent.info.run_id:
                 client.set_tag(run.info.run_id, PARENT_TAG, parent.info.run_id)
     return KnownRuns(parent, {trial_id: _seen(run) for trial_id, run in chosen.items()})
+
+
+def parent_run(client: "MlflowClient", experiment: str, study_id: str) -> "Run | None":
+    """Return the run that ``known_runs`` gives as the parent; only looks, and changes nothing."""
+    return _chosen(_twins(client, experiment, study_id), ()).get(PARENT)
+
+
+def _twins(client: "MlflowClient", experiment: str, study_id: str) -> "dict[str, list[Run]]":
+    """Return all runs of each trial, and of the parent."""
+    twins: dict[str, list[Run]] = {}
+    for run in _find_runs(client, experiment, study_id):
+        twins.setdefault(run.data.tags.get("odmt.trial", PARENT), []).append(run)
+    return twins
+
+
+def _chosen(twins: "Mapping[str, list[Run]]", in_use: Collection[str]) -> "dict[str, Run]":
+    """Return of a trial's runs the furthest, of parents the one that most trials name; else the first made."""
+    children = [run for trial_id, runs in twins.items() if trial_id != PARENT for run in runs]
+    pointed_at = [run.data.tags.get(PARENT_TAG) for run in children]
+
+    def order(run: "Run") -> tuple[Any, ...]:
+        run_id = run.info.run_id
+        return run_id not in in_use, *_how_far(run), -pointed_at.count(run_id), run.info.start_time, run_id
+
+    return {trial_id: min(runs, key=order) for trial_id, runs in twins.items()}
 
 
 def _how_far(run: "Run") -> tuple[bool, int, int]:

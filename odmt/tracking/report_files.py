@@ -5,7 +5,7 @@ from pathlib import Path
 from odmt.errors import ServiceError
 from odmt.home import Home
 from odmt.tracking.connection import connect, unreachable
-from odmt.tracking.known_runs import known_runs
+from odmt.tracking.known_runs import parent_run
 from odmt.tracking.redaction import redacted
 
 FOLDER = "report"
@@ -29,7 +29,7 @@ def log_report(home: Home, experiment: str, study_id: str, files: list[Path]) ->
     client = connect(home)
     try:
         found = client.get_experiment_by_name(experiment)
-        parent = known_runs(client, found.experiment_id, study_id).parent if found is not None else None
+        parent = parent_run(client, found.experiment_id, study_id) if found is not None else None
         if parent is not None:
             for file in files:
                 client.log_artifact(parent.info.run_id, str(file), FOLDER)

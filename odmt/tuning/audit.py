@@ -58,6 +58,7 @@ def examine(log_path: Path, space: Space | None = None, tell: Callable[[int], No
 
     Raises:
         EventLogError: a complete line is damaged or out of order; names it.
+        StudyError: an older version made it, whose header says too little.
         ConfigError: the header holds no space of this version.
     """
     records = _decoded(log_path)

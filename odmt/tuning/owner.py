@@ -1,5 +1,6 @@
 """The process that runs a study, and how it is asked to end."""
 
+import contextlib
 import signal
 import socket
 import time
@@ -36,7 +37,10 @@ def stop_owner(standing: Standing, timeout_seconds: float) -> None:
             f"study {name!r}: its lock is held, but not by process {pid} of this host ({here!r}) and user; "
             "stop it where it was begun"
         )
-    owner.send_signal(signal.SIGTERM)  # psutil compares the start time: a process that got the number since is spared
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):  # it ends by itself just now
+        owner.send_signal(signal.SIGTERM)  # psutil compares start times: a process that got the number since is spared
     until = time.monotonic() + timeout_seconds
     while is_owned(standing.folder):
         if time.monotonic() > until:

@@ -7,7 +7,7 @@ from typing import Literal
 from odmt.config import PrepareConfig, Section
 from odmt.config.base import at_least, not_finite
 
-_READ_BY = {
+READ_BY = {
     "startup_trials": ("tpe", "gp", "cmaes"),
     "multivariate": ("tpe",),
     "ei_candidates": ("tpe",),
@@ -17,8 +17,13 @@ _READ_BY = {
     "sigma": ("cmaes",),
     "sequence": ("qmc",),
     "scramble": ("qmc",),
+    "grace_period": ("asha", "median"),
+    "reduction_factor": ("asha",),
+    "brackets": ("asha",),
+    "sentinels": ("asha", "median"),
+    "min_trials": ("median",),
 }
-"""Settings that only some samplers read; set for another one they are an error, not a silence."""
+"""Settings that only some samplers or schedulers read. A sampler's, set for another one, is an error, not a silence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +79,7 @@ class SamplerConfig(Section):
         if self.sigma is not None and not self.sigma > 0:
             yield f"sigma: {self.sigma} is not above 0"
         for item in fields(self):
-            readers = _READ_BY.get(item.name)
+            readers = READ_BY.get(item.name)
             if readers and self.name not in readers and getattr(self, item.name) != item.default:
                 yield f"{item.name}: sampler {self.name} has no {item.name}; it belongs to {', '.join(readers)}"
 
@@ -111,10 +116,10 @@ class SchedulerConfig(Section):
         yield from at_least(self, 0, "sentinels")
         if not 1 < self.reduction_factor < float("inf"):
             yield f"reduction_factor: {self.reduction_factor} is not a finite number above 1"
-        for name, reader in (("brackets", "asha"), ("min_trials", "median")):
-            default = type(self).__dataclass_fields__[name].default
-            if self.name not in (reader, "none") and getattr(self, name) != default:
-                yield f"{name}: scheduler {self.name} has no {name}; it belongs to {reader}"
+        for name in ("brackets", "min_trials"):
+            default, readers = type(self).__dataclass_fields__[name].default, READ_BY[name]
+            if self.name not in (*readers, "none") and getattr(self, name) != default:
+                yield f"{name}: scheduler {self.name} has no {name}; it belongs to {', '.join(readers)}"
 
 
 @dataclass(frozen=True, kw_only=True)

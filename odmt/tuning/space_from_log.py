@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from odmt.config import RunConfig, from_mapping
-from odmt.errors import ConfigError
+from odmt.errors import ConfigError, StudyError
 from odmt.tuning.axes import Axis, read_axis
 from odmt.tuning.sections import BudgetConfig, ResourcesConfig, SamplerConfig, SchedulerConfig
 from odmt.tuning.space import Space
+
+_IDENTITY = ("config", "axes", "resting", "incumbent", "sampler", "scheduler", "objectives")
 
 
 def space_of(header: Mapping[str, Any]) -> Space:
@@ -18,10 +20,16 @@ def space_of(header: Mapping[str, Any]) -> Space:
         header: the log's first record.
 
     Raises:
+        StudyError: the header lacks what an older version did not write.
         ConfigError: what the header says is no space of this version; says what is wrong.
     """
     where = f"the space in the log of study {header.get('study')!r}"
     identity = header["identity"]
+    if missing := [key for key in _IDENTITY if key not in identity]:
+        raise StudyError(
+            f"study {header.get('study')!r} was made by an older version: it can be reported, not audited "
+            f"(its header lacks {', '.join(missing)})"
+        )
     seconds = header.get("seconds")
     budget = BudgetConfig(
         trials=header["trials"],

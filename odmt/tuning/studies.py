@@ -15,7 +15,7 @@ from odmt.errors import EventLogError, StudyError, StudyLockedError
 from odmt.home import Home
 from odmt.tuning.event_log import decode, is_owned, read_log
 from odmt.tuning.state import Study
-from odmt.tuning.study import study_names
+from odmt.tuning.study import check_name, study_names
 
 _ASIDE = ".deleted"  # a level deeper than studies lie, so that no one takes its contents for one
 
@@ -95,12 +95,10 @@ def study_folder(home: Home, name: str) -> Path:
     Raises:
         StudyError: there is none of that name, or it is no name; lists those there are.
     """
+    check_name(home, name)
     folder = home.study(name)
-    there = f"studies: {study_names(home.study('x').parent)}"
-    if not name or "/" in name or name.startswith("."):
-        raise StudyError(f"{name!r} is no name of a study; {there}")
     if not (folder / "events.jsonl").is_file():
-        raise StudyError(f"there is no study {name!r} under {folder.parent}; {there}")
+        raise StudyError(f"there is no study {name!r} under {folder.parent}; studies: {study_names(folder.parent)}")
     return folder
 
 

@@ -81,9 +81,10 @@ def read_study(home: Home, name: str) -> StudyView:
     """Read a study from its event log, whether or not a driver is running it.
 
     Raises:
-        StudyError: there is no such study; names those that exist.
+        StudyError: there is no such study, or it is no name; names those that exist.
         EventLogError: its log is damaged.
     """
+    check_name(home, name)
     folder = home.study(name)
     log = folder / "events.jsonl"
     study = read_log(log) if log.is_file() else Study()
@@ -148,6 +149,16 @@ def _trial_view(trial: Trial, running: bool) -> TrialView:
         reason=trial.reason,
         attempts=trial.attempt,
     )
+
+
+def check_name(home: Home, name: str) -> None:
+    """Make sure that a name leads to a folder among the studies, and nowhere else.
+
+    Raises:
+        StudyError: it does not; names the studies that exist.
+    """
+    if not name or "/" in name or name.startswith("."):
+        raise StudyError(f"{name!r} is no name of a study; studies: {study_names(home.study('x').parent)}")
 
 
 def study_names(folder: Path) -> str:

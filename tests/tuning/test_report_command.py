@@ -60,6 +60,13 @@ def test_an_unknown_study_ends_with_2_and_one_sentence(launch, home, study, caps
     assert "studies: made" in told
 
 
+@pytest.mark.parametrize("name", ["../studies/made", "a/b", "..", ".hidden", ""])
+@pytest.mark.parametrize("command", ["report", "promote"])
+def test_a_name_that_is_no_folder_among_the_studies_is_refused(launch, home, study, command, name, capsys):
+    assert launch(command)([name]) == 2
+    assert capsys.readouterr().err == f"error: {name!r} is no name of a study; studies: made\n"
+
+
 def test_a_damaged_log_ends_with_2_and_names_the_line(launch, home, study, capsys):
     lines = study.read_bytes().split(b"\n")
     lines[2] = lines[2].replace(b"t0000", b"t0009")
@@ -76,7 +83,12 @@ def test_a_torn_last_line_is_left_out(launch, home, study, away, capsys):
     assert "1 completed, 1 interrupted; the study is interrupted" in capsys.readouterr().out
 
 
-def test_a_file_in_the_place_of_the_folder_is_one_sentence(launch, home, study, away, tmp_path, capsys):
-    (tmp_path / "file").write_text("")
-    assert launch("report")([NAME, "--out", str(tmp_path / "file")]) == 3
-    assert str(tmp_path / "file") in capsys.readouterr().err
+@pytest.mark.parametrize("below", ["file", "file/report"])
+def test_a_place_that_cannot_be_written_to_is_one_sentence(launch, home, study, tmp_path, below, capsys):
+    (tmp_path / "file").write_text("kept")
+    assert launch("report")([NAME, "--out", str(tmp_path / below)]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert told.startswith(f"error: {tmp_path / below}: cannot be written to: ")
+    assert told.endswith("; give --out a place that can\n")
+    assert (tmp_path / "file").read_text() == "kept"

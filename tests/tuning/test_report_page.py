@@ -10,9 +10,11 @@ import pandas as pd
 import pytest
 from report_study import AXES, NAME, MadeStudy, embedded, gru, sasrec
 
+from odmt.config import to_mapping
 from odmt.tuning.report.build import build_report, write_report
 from odmt.tuning.report.latex import escaped
 from odmt.tuning.report.page import in_script
+from odmt.tuning.sections import SamplerConfig, SchedulerConfig
 from odmt.tuning.state import METRIC
 
 SECTIONS = ("leaderboard", "curves", "importance", "parallel", "slices", "budget", "rungs", "faults", "protocol")
@@ -148,6 +150,25 @@ def test_files_agree_with_each_other(home, tmp_path):
     assert len(pd.read_csv(files[3])) == 7
     assert files[4].read_text() == summary["protocol"]["latex"] + "\n"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(file.name for file in files)
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "said"),
+    [
+        ("sampler", "tpe", "tpe (seed 1, startup_trials 10, multivariate true, ei_candidates 24)"),
+        ("sampler", "random", "random (seed 1)"),
+        ("sampler", "nsga2", "nsga2 (seed 1, crossover_prob 0.9)"),
+        ("scheduler", "asha", "asha (grace_period 1, reduction_factor 3, brackets 1, sentinels 0)"),
+        ("scheduler", "median", "median (grace_period 1, sentinels 0, min_trials 3)"),
+        ("scheduler", "none", "none"),
+    ],
+)
+def test_the_card_leaves_out_the_settings_that_are_not_read(home, section, name, said):
+    study = small()
+    config = {"sampler": SamplerConfig, "scheduler": SchedulerConfig}[section](name=name)
+    study.records[0]["identity"][section] = to_mapping(config)
+    card = build_report(study.facts(home)).summary["protocol"]
+    assert {fact["name"]: fact["value"] for fact in card["facts"]}[section] == said
 
 
 def test_the_card_holds_the_protocol(home):

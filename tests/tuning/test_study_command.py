@@ -212,6 +212,32 @@ def test_audit_says_clean_or_what_differs(study, make, capsys):
     assert (found["clean"], found["records"], len(found["findings"])) == (False, len(records), 1)
 
 
+def test_a_study_of_an_older_version_is_not_audited(study, make, capsys):
+    path = make("old", 8)
+    records = records_of(path)
+    header = next(record for record in records if record["kind"] == "header")
+    del header["identity"]["objectives"], header["objectives"]
+    write(path, records)
+    assert study(["audit", "old"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "study 'old' was made by an older version: it can be reported, not audited" in told
+
+
+def test_an_owner_that_ends_just_as_it_is_asked_to_is_no_error(study, make, own, home, monkeypatch, capsys):
+    make("going", 8)
+    process = own("going")
+
+    def ends_first(self, signal):
+        process.kill()
+        process.wait()
+        raise psutil.NoSuchProcess(self.pid)
+
+    monkeypatch.setattr(psutil.Process, "send_signal", ends_first)
+    assert study(["stop", "going"]) == 0
+    assert not is_owned(home.study("going"))
+
+
 def test_delete_says_what_goes_and_needs_a_yes(study, make, home, capsys, monkeypatch):
     make("done")
     make("other", 8)

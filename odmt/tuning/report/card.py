@@ -9,6 +9,7 @@ from odmt.tuning.report.latex import protocol_tex
 from odmt.tuning.report.rung_trust import study_rungs
 from odmt.tuning.report.spending import Spending
 from odmt.tuning.report.words import axis_range, condition_in_words, flat, hours, shown
+from odmt.tuning.sections import READ_BY
 
 
 def protocol_card(facts: Facts, spent: Spending) -> dict[str, Any]:
@@ -113,7 +114,8 @@ def _with_what(facts: Facts) -> Iterator[tuple[str, str, bool]]:
 
 
 def _settings(mapping: dict[str, Any]) -> str:
-    """Return a section's settings, its name first; what is not set is left out."""
+    """Return a section's settings, its name first; what is not set, or not read under that name, is left out."""
+    name = str(mapping["name"])
     told = {key: value for key, value in mapping.items() if key != "name" and value is not None}
-    others = ", ".join(f"{key} {shown(value)}" for key, value in told.items())
-    return f"{mapping['name']} ({others})" if others else str(mapping["name"])
+    others = ", ".join(f"{key} {shown(value)}" for key, value in told.items() if name in READ_BY.get(key, (name,)))
+    return f"{name} ({others})" if others else name

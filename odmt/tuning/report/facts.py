@@ -12,7 +12,7 @@ from odmt.tuning.axes import Axis, read_axis
 from odmt.tuning.event_log import decode, is_owned, replay
 from odmt.tuning.plan import read_plan
 from odmt.tuning.state import Epoch, Study, Trial
-from odmt.tuning.study import read_study
+from odmt.tuning.study import check_name, read_study
 
 COMPLETED, STOPPED, FAILED, RUNNING, INTERRUPTED = "completed", "stopped", "failed", "running", "interrupted"
 OUTCOMES = (COMPLETED, STOPPED, FAILED, RUNNING, INTERRUPTED)
@@ -114,9 +114,10 @@ def read_facts(home: Home, name: str) -> Facts:
     """Read a study from its log, whether or not a driver is running it.
 
     Raises:
-        StudyError: there is no such study; names those that exist.
+        StudyError: there is no such study, or it is no name; names those that exist.
         EventLogError: its log is damaged.
     """
+    check_name(home, name)
     path = home.study(name) / "events.jsonl"
     content = path.read_bytes() if path.is_file() else b""
     study, length = replay(path, content)
