@@ -101,7 +101,7 @@ class Search:
         self.wait_for(lambda: len(self._begun()) >= self._begun_before + count)
         self.startup = self._begun()[self._begun_before] - self._started
 
-    def wait_for(self, condition, seconds=120):
+    def wait_for(self, condition, seconds=300):
         """Wait for something of a driver that is running."""
         deadline = time.monotonic() + seconds
         while not condition():
