@@ -83,7 +83,8 @@ class Delivery:
     def look_again(self) -> None:
         """Find runs whose making was answered to nobody; call after an outage."""
         in_use = {self.parent_run_id, *(run.run_id for run in self._trials.values())}
-        for trial_id, run in known_runs(self._client, self.experiment_id, self._study.study_id, in_use).trials.items():
+        known = known_runs(self._client, self.experiment_id, self._study.study_id, in_use)
+        for trial_id, run in known.trials.items():
             self._trials.setdefault(trial_id, run)
 
     def end_parent_if_made(self, at_ms: int) -> None:

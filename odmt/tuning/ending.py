@@ -36,7 +36,8 @@ def outcome(study: StudyView, before: StudyView | None) -> Iterator[str]:
     if study.reused:
         yield f"{study.reused} proposals equalled an earlier trial: its result was used, nothing was run again"
     if study.setbacks:
-        kinds = ", ".join(f"{_SETBACKS.get(kind, kind)} {count}" for kind, count in sorted(study.setback_kinds.items()))
+        found = sorted(study.setback_kinds.items())
+        kinds = ", ".join(f"{_SETBACKS.get(kind, kind)} {count}" for kind, count in found)
         yield f"{counted(study.setbacks, 'attempt')} ended badly: {kinds}"
     failed = [trial for trial in study.trials if trial.state == "failed"]
     yield from (f"failed: {trial.trial_id}: {trial.reason}" for trial in failed[:_SHOWN_FAILURES])

@@ -101,7 +101,7 @@ def test_a_budget_that_was_met_and_a_tainted_study_are_told(study, make, capsys)
         "met": {"kind": "limit", "what": "time", "used": 1.0, "allowed": 1.0},
         "tainted": {"kind": "tainted", "reason": "row 3 was written to"},
     }.items():
-        path = make(name, 8)
+        path = make(name, 8, command="go on so")
         records = records_of(path)
         write(path, [*records, {"time": records[-1]["time"], **record}])
     assert study(["list"]) == 0
