@@ -40,7 +40,7 @@ def stop_owner(standing: Standing, timeout_seconds: float) -> None:
     import psutil
 
     with contextlib.suppress(psutil.NoSuchProcess):  # it ends by itself just now
-        owner.send_signal(signal.SIGTERM)  # psutil compares start times: a process that got the number since is spared
+        owner.send_signal(signal.SIGTERM)  # psutil compares start times: who got the number since is spared
     until = time.monotonic() + timeout_seconds
     while is_owned(standing.folder):
         if time.monotonic() > until:

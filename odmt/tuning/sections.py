@@ -23,7 +23,7 @@ READ_BY = {
     "sentinels": ("asha", "median"),
     "min_trials": ("median",),
 }
-"""Settings that only some samplers or schedulers read. A sampler's, set for another one, is an error, not a silence."""
+"""Settings that only some samplers or schedulers read; a sampler's, set for another one, are an error."""
 
 
 @dataclass(frozen=True, kw_only=True)
