@@ -114,6 +114,10 @@ def _own_handlers() -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
+    except SystemExit as leaving:  # Ray's own handler, for a signal while Ray starts
+        if leaving.code == signal.SIGTERM:
+            raise KeyboardInterrupt from None
+        raise
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)

@@ -1,12 +1,13 @@
 import gc
 import shutil
+import signal
 import socket
 import weakref
 from types import SimpleNamespace
 
 import pytest
 
-from odmt.cluster.connect import choose_place, connect, disconnect, store_bytes
+from odmt.cluster.connect import _own_handlers, choose_place, connect, disconnect, store_bytes
 from odmt.cluster.storage import writable_folder
 from odmt.errors import ConfigError, ServiceError
 
@@ -64,3 +65,10 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="file/study: cannot be written to: Not a directory; set ODMT_HOME"):
         writable_folder(tmp_path / "file" / "study")
+
+
+def test_a_signal_while_ray_starts_is_an_interruption():
+    with pytest.raises(KeyboardInterrupt), _own_handlers():
+        raise SystemExit(signal.SIGTERM)  # what Ray's handler does
+    with pytest.raises(SystemExit, match="3"), _own_handlers():
+        raise SystemExit(3)
