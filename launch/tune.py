@@ -63,13 +63,14 @@ def body(arguments: argparse.Namespace, words: list[str]) -> int:
         raise ConfigError("--json", ["tells what a search does; --dry-run does nothing; leave one of them out"])
     from odmt.tuning.flags import budget_settings, warm_names
     from odmt.tuning.space import load_space
+    from odmt.tuning.study import is_folder_name
 
     warm_start = warm_names(arguments.warm_start)
 
     budgets = budget_settings(arguments.trials, arguments.time_budget, arguments.max_gpu_hours)
     space = load_space(arguments.space, [*arguments.assignments, *budgets])
     name = arguments.study or space.name
-    if not name or "/" in name or name.startswith("."):
+    if not is_folder_name(name):
         raise ConfigError("--study", [f"{name!r} is not a folder name"])
 
     from odmt.home import Home

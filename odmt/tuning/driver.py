@@ -29,7 +29,7 @@ from odmt.tuning.resources import resource_sentences, slots, trial_resources
 from odmt.tuning.room import largest_checkpoint, room_sentences
 from odmt.tuning.space import Space
 from odmt.tuning.state import Study
-from odmt.tuning.study import StudyView, view
+from odmt.tuning.study import StudyView, is_folder_name, view
 from odmt.tuning.tune_loop import Reservation, run_loop
 from odmt.tuning.warm_start import check_names, warm_records
 from odmt.tuning.watch import Watch
@@ -97,7 +97,7 @@ def run_study(space: Space, home: Home, name: str, options: Options) -> StudyVie
         ServiceError: Ray or the storage cannot be used.
         InterruptedStudy: stopped by a signal; the same command goes on.
     """
-    if not name or "/" in name or name.startswith("."):
+    if not is_folder_name(name):
         raise ConfigError("--study", [f"{name!r} is not a folder name"])
     place = choose_place(options.where)
     check_reachable(place)

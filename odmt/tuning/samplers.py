@@ -60,11 +60,11 @@ def propose(space: Space, study: Study) -> Proposal | None:
     then the sampler is told that trial's result once more, and asked again.
     """
     if not study.trials:
-        return _given(space, study, space.incumbent, "incumbent")
+        return _given(space, space.incumbent, "incumbent", {})
     tried = {space.canonical(trial.values): trial for trial in _repeatable(study)}
-    waiting = study.queue[_taken_from_queue(study) :]
-    for warm in waiting[:1]:
-        return _given(space, study, {**space.incumbent, **warm.values}, f"warm-start {warm.study}/{warm.trial}", tried)
+    if (taken := len(study.order) - 1) < len(study.queue):  # all proposals after the incumbent come from it first
+        warm = study.queue[taken]
+        return _given(space, {**space.incumbent, **warm.values}, f"warm-start {warm.study}/{warm.trial}", tried)
     if space.sampler.name == "grid":
         known = {space.canonical(trial.values) for trial in study.trials.values()}
         left = (values for values in grid(space) if space.canonical(values) not in known)
@@ -94,16 +94,11 @@ def _left_over(space: Space, tried: dict[str, Trial]) -> Proposal | None:
     return None
 
 
-def _taken_from_queue(study: Study) -> int:
-    """Return how many of the queue have been proposed: all proposals after the incumbent come from it first."""
-    return min(len(study.order) - 1, len(study.queue))
-
-
-def _given(space: Space, study: Study, values: Any, source: str, tried: dict[str, Trial] | None = None) -> Proposal:
+def _given(space: Space, values: Mapping[str, Any], source: str, tried: Mapping[str, Trial]) -> Proposal:
     """Return a proposal that no sampler made."""
     chosen = {path: space.axes[path].exact(values[path]) for path in space.active_axes(values)}
     told = distributions(space, chosen)
-    same = (tried or {}).get(space.canonical(chosen))
+    same = tried.get(space.canonical(chosen))
     return Proposal(chosen, told, source=source, equals=same.trial_id if same else None)
 
 

@@ -151,13 +151,18 @@ def _trial_view(trial: Trial, running: bool) -> TrialView:
     )
 
 
+def is_folder_name(name: str) -> bool:
+    """Say whether a study of this name would have a folder of its own among the studies."""
+    return bool(name) and "/" not in name and not name.startswith(".")
+
+
 def check_name(home: Home, name: str) -> None:
     """Make sure that a name leads to a folder among the studies, and nowhere else.
 
     Raises:
         StudyError: it does not; names the studies that exist.
     """
-    if not name or "/" in name or name.startswith("."):
+    if not is_folder_name(name):
         raise StudyError(f"{name!r} is no name of a study; studies: {study_names(home.study('x').parent)}")
 
 

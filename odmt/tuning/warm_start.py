@@ -18,7 +18,7 @@ from odmt.tuning.event_log import read_log
 from odmt.tuning.samplers import distributions
 from odmt.tuning.space import Space, canonical_json
 from odmt.tuning.state import Study, Trial
-from odmt.tuning.study import study_names
+from odmt.tuning.study import is_folder_name, study_names
 
 SHARE = 4
 """At most one of so many trials of the budget is a proposal of an earlier study."""
@@ -114,7 +114,7 @@ def nearest(axis: Axis, value: Any, known: Any) -> Any:
 
 def _read(home: Home, name: str) -> Study:
     log = home.study(name) / "events.jsonl"
-    if "/" in name or name.startswith(".") or not log.is_file():
+    if not is_folder_name(name) or not log.is_file():
         raise StudyError(f"--warm-start: there is no study {name!r}; studies: {study_names(home.study(name).parent)}")
     study = read_log(log)
     if not ranked(study):

@@ -77,7 +77,9 @@ def test_a_study_name_that_is_no_folder_is_refused(space, home, name):
     assert caught.value.exit_code == 2
 
 
-def test_a_place_that_cannot_be_written_to_is_refused(space, tmp_path):
+@pytest.fixture
+def locked(tmp_path):
+    """A folder that this process may not write to, though it may be root's."""
     place = tmp_path / "locked"
     place.mkdir(mode=0o500)
     user = os.geteuid()
@@ -86,30 +88,19 @@ def test_a_place_that_cannot_be_written_to_is_refused(space, tmp_path):
         for parent in place.parents[:4]:
             parent.chmod(parent.stat().st_mode | 0o011)
         os.seteuid(65534)
-    try:
-        with pytest.raises(ConfigError, match=r"cannot be written to: Permission denied; set ODMT_HOME") as caught:
-            run_study(space, Home(place), "x", options(quick_runner))
-    finally:
-        os.seteuid(user)
+    yield place
+    os.seteuid(user)
+
+
+def test_a_place_that_cannot_be_written_to_is_refused(space, locked):
+    with pytest.raises(ConfigError, match=r"cannot be written to: Permission denied; set ODMT_HOME") as caught:
+        run_study(space, Home(locked), "x", options(quick_runner))
     assert caught.value.exit_code == 2
 
 
-def test_a_place_that_cannot_be_written_to_is_exit_2_of_the_command(launch, tmp_path, monkeypatch, capsys):
-    place = tmp_path / "locked"
-    place.mkdir(mode=0o500)
-    monkeypatch.setenv("ODMT_HOME", str(place / "home"))
-    path = write_space(tmp_path)
-    os.chmod(path, 0o644)
-    user = os.geteuid()
-    if user == 0:
-        os.chown(place, 65534, 65534)
-        for parent in place.parents[:4]:
-            parent.chmod(parent.stat().st_mode | 0o011)
-        os.seteuid(65534)
-    try:
-        assert launch("tune")(["--space", path]) == 2
-    finally:
-        os.seteuid(user)
+def test_a_place_that_cannot_be_written_to_is_exit_2_of_the_command(launch, space, locked, monkeypatch, capsys):
+    monkeypatch.setenv("ODMT_HOME", str(locked / "home"))
+    assert launch("tune")(["--space", str(space.path)]) == 2
     assert "cannot be written to: Permission denied; set ODMT_HOME to a place that can" in capsys.readouterr().err
 
 
