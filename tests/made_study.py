@@ -25,8 +25,8 @@ class Search:
         self.folder, self.space, self.opened = folder, space, opened
         self.random = random.Random(seed)
 
-    def start(self, reports, mishaps=()):
-        """Open the study, take at most so many reports, and leave as a killed driver does."""
+    def start(self, reports, mishaps=(), killed=True):
+        """Open the study, take at most so many reports, and leave as a driver does that is killed or that stops."""
         mishaps = list(mishaps)
         with EventLog(self.folder) as log:
             open_study(log, self.folder.name, self.space, "d", extend=False)
@@ -49,10 +49,14 @@ class Search:
                 value = math.nan if self.random.random() < 0.04 else self.random.random()
                 told = {"attempt": given.attempt, "checkpoint": None, "seconds": 0.1, "host": "h"}
                 epoch = len(trial.epochs) + 1
+                if not trial.in_epoch:
+                    journal.began(trial.trial_id, "h")
                 if given.attempt > 1 and trial.epochs_at_start == len(trial.epochs) and trial.epochs:
                     epoch -= self.random.randrange(2)  # its last checkpoint may be one epoch older
                 if journal.report(given.trial_id, {"epoch": epoch, "metrics": {METRIC: value}, **told}) != "continue":
                     running.pop(given.trial_id)
+            for trial in () if killed else running:
+                journal.left(trial, in_epoch=log.study.trials[trial].in_epoch)
             journal.close()
         return self.folder / "events.jsonl"
 
@@ -72,5 +76,5 @@ def eventful(folder, text=SPACE, sets=()):
     search = Search(folder / "study", space)
     search.start(9, ["died"])
     search.start(14, ["oom", "hung", "died"])
-    search.start(6)
+    search.start(6, killed=False)
     return search.start(1000, ["error"])

@@ -16,6 +16,7 @@ from kill_evidence import after_their_end, ended, log_records, logged_runs, note
 from kill_search import REAP_SECONDS, Search, last_word
 
 from odmt.tuning.audit import audit
+from odmt.tuning.event_log import read_log
 from odmt.tuning.space import load_space
 
 pytestmark = pytest.mark.slow
@@ -114,6 +115,11 @@ def test_a_kill_costs_each_running_trial_one_epoch_at_most(killed):
     assert redone(killed.executed) <= AT_ONCE * len(killed.search.kills)
     done = Counter((note.trial, note.epoch) for note in killed.executed if note.what == "end")
     assert sum(done.values()) - len(done) <= AT_ONCE * len(killed.search.kills)
+
+
+def test_the_log_counts_every_epoch_that_was_begun_again(killed):
+    told = read_log(killed.search.log).epochs_redone
+    assert redone(killed.executed) <= told <= AT_ONCE * (len(killed.search.kills) + 1)
 
 
 def test_mlflow_has_one_run_a_trial_and_every_metric_of_every_epoch_once(killed):

@@ -49,6 +49,8 @@ class Attempts:
         elif kind == "setback":
             self._live.discard(trial)
             self._setbacks[trial] = record
+        elif kind == "left":
+            self._live.discard(trial)
         if trial in study.trials and study.trials[trial].is_ended:
             self._live.discard(trial)
 
@@ -85,6 +87,19 @@ class Attempts:
         if trial.trial_id not in self._live:
             yield "reported while no attempt at it was running"
 
+    def _began(self, record: Record, study: Study, trial: Trial) -> Iterator[str]:
+        del study
+        if trial.trial_id not in self._live or trial.in_epoch:
+            found = "it already had" if trial.in_epoch else "none was running"
+            yield f"attempt {record['attempt']} began to work, while {found}"
+
+    def _left(self, record: Record, study: Study, trial: Trial) -> Iterator[str]:
+        del study
+        if trial.trial_id not in self._live:
+            yield f"attempt {record['attempt']} was left, which was not running"
+        elif record["in_epoch"] and not trial.in_epoch:
+            yield f"attempt {record['attempt']} was left in an epoch that it had not begun"
+
     def _resumed(self, record: Record, study: Study, trial: Trial) -> Iterator[str]:
         del study
         recorded, saved = len(trial.epochs), record["from_epoch"]
@@ -94,7 +109,7 @@ class Attempts:
             yield f"went on twice in attempt {trial.attempt}"
         if not 0 <= saved <= recorded:
             yield f"went on from epoch {saved}, of {recorded} that are recorded"
-        follows = max(0, recorded - saved + (trial.epochs_at_start == recorded))
+        follows = max(0, recorded - saved) + trial.epochs_to_redo
         if record["redone"] != follows:
             yield f"redone are {record['redone']} epochs, the log gives {follows}"
 
@@ -163,7 +178,9 @@ def _aside(record: Record, study: Study) -> Iterator[str]:
 _CHECKS = {
     "started": Attempts._started,
     "epoch": Attempts._epoch,
+    "began": Attempts._began,
     "resumed": Attempts._resumed,
+    "left": Attempts._left,
     "setback": Attempts._setback,
     "ended": Attempts._ended,
 }

@@ -29,7 +29,7 @@ def outcome(study: StudyView, before: StudyView | None) -> Iterator[str]:
     counts = ", ".join(f"{study.count(state)} {state}" for state in _ENDED)
     exhausted = "; the space is exhausted: all that was left to propose has been tried" if study.exhausted else ""
     yield f"study {study.name}: {len(study.trials)} trials: {counts}{exhausted}"
-    if before is not None and before.trials and not (before.finished and study.seconds_used == before.seconds_used):
+    if before is not None and not (before.finished and study.seconds_used == before.seconds_used):
         yield went_on(before, study)
     if study.limit is not None:
         yield limit_sentence(study)

@@ -8,6 +8,7 @@ from odmt.tuning.state import Reuse, Study, WarmTrial
 from odmt.tuning.trials import CONTINUE, ENDED, OUTCOME_OF, SEVERAL_CODES, Epoch, Trial
 
 Record = Mapping[str, Any]
+_COUNTED = frozenset({"resumed", "epoch", "left", "setback", "ended"})
 
 
 def apply(study: Study, record: Record) -> None:
@@ -39,18 +40,13 @@ def _count_time(study: Study, record: Record) -> None:
     if study.last_time is not None and kind not in ("header", "opened", "extended", "warm"):
         study.seconds_used += max(0.0, now - study.last_time)
     trial = study.trials.get(record.get("trial", ""))
-    if trial is not None and kind in ("epoch", "ended", "setback", "resumed") and trial.busy_since is not None:
+    if trial is not None and kind in _COUNTED and trial.busy_since is not None:
         _busy(study, trial, now)
-        if trial.is_ended or kind == "setback":
+        if trial.is_ended or kind in ("setback", "left"):
             trial.busy_since = None
     if kind in ("opened", "extended"):  # a driver that has begun nothing yet writes these
         for running in study.trials.values():
             running.busy_since = None
-    if kind == "limit":
-        for running in study.interrupted:
-            if running.busy_since is not None:
-                _busy(study, running, now)
-                running.busy_since = None
     study.last_time = now
 
 
@@ -137,16 +133,25 @@ def _started(study: Study, record: Record) -> None:
     trial.started = trial.started or record["time"]
     trial.busy_since = record["time"]
     trial.epochs_at_start = len(trial.epochs)
+    trial.epochs_to_redo += trial.in_epoch
+    trial.in_epoch = False
     trial.adjust = {**trial.adjust, **record.get("adjust", {})}
     trial.state = "running"
 
 
+def _began(study: Study, record: Record) -> None:
+    _of_attempt(study, record).in_epoch = True
+
+
 def _resumed(study: Study, record: Record) -> None:
-    trial = _open_trial(study, record)
-    if record["attempt"] != trial.attempt:
-        raise ValueError(f"attempt {record['attempt']} is not attempt {trial.attempt}")
+    trial = _of_attempt(study, record)
+    trial.epochs_to_redo = 0
     study.resumed += 1
     study.epochs_redone += record["redone"]
+
+
+def _left(study: Study, record: Record) -> None:
+    _of_attempt(study, record).in_epoch = record["in_epoch"]
 
 
 def _epoch(study: Study, record: Record) -> None:
@@ -166,6 +171,8 @@ def _epoch(study: Study, record: Record) -> None:
         record["time"],
         record.get("host"),
     )
+    if len(trial.epochs) == trial.epochs_at_start and trial.epochs_to_redo:
+        trial.epochs_to_redo -= 1  # not told before it was interrupted, but saved: this one is not done again
     trial.epochs.append(epoch)
     if verdict in OUTCOME_OF:
         _end(study, trial, OUTCOME_OF[verdict], record)
@@ -222,8 +229,17 @@ def _open_trial(study: Study, record: Record) -> Trial:
     return trial
 
 
+def _of_attempt(study: Study, record: Record) -> Trial:
+    trial = _open_trial(study, record)
+    if record["attempt"] != trial.attempt:
+        raise ValueError(f"attempt {record['attempt']} is not attempt {trial.attempt}")
+    return trial
+
+
 def _end(study: Study, trial: Trial, state: str, record: Record) -> None:
     trial.state, trial.reason, trial.ended, trial.place = state, record.get("reason"), record["time"], study.records
+    study.epochs_redone += trial.epochs_to_redo  # of attempts that ended before they told where they had gone on
+    trial.epochs_to_redo = 0
 
 
 _FOLDS: Mapping[str, Callable[[Study, Record], None]] = {
@@ -233,7 +249,9 @@ _FOLDS: Mapping[str, Callable[[Study, Record], None]] = {
     "proposed": _proposed,
     "reused": _reused,
     "started": _started,
+    "began": _began,
     "resumed": _resumed,
+    "left": _left,
     "epoch": _epoch,
     "setback": _setback,
     "ended": _ended,

@@ -1,19 +1,22 @@
 """The driver's decisions, each committed to the event log before anyone acts on it. No Ray here."""
 
-import math
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
+from odmt.errors import ServiceError
 from odmt.tuning.event_log import EventLog
-from odmt.tuning.faults import LESS_MEMORY, QUICK_SECONDS, another_attempt, host_to_put_aside, last_setback
+from odmt.tuning.faults import QUICK_SECONDS, another_attempt, host_to_put_aside
 from odmt.tuning.proposer import Proposer
 from odmt.tuning.samplers import Proposal
 from odmt.tuning.scheduler import bracket_of, is_sentinel, verdict
 from odmt.tuning.space import Space
-from odmt.tuning.state import COMPLETE, CONTINUE, FAIL, METRIC, STOP, Study, Trial
+from odmt.tuning.state import COMPLETE, CONTINUE, FAIL, STOP, Trial
+from odmt.tuning.trials import why_not_finite
+from odmt.tuning.waiting import Waiting, adjusted, interrupted_before
 
 LATER: Literal["later"] = "later"
 """Instead of an assignment: nothing now, ask again."""
@@ -29,25 +32,6 @@ class Assignment:
     config: Mapping[str, Any]
 
 
-@dataclass
-class _Waiting:
-    """A trial without an outcome that no worker has: from an interruption, or for another attempt."""
-
-    trial_id: str
-    not_before: float = 0.0
-    adjust: Mapping[str, Any] = field(default_factory=dict)
-    failed: str | None = None
-    """Why no other attempt follows; the driver before was killed when only the setback was recorded."""
-
-
-def _of_driver_before(study: Study, trial: Trial) -> _Waiting:
-    setback = last_setback(study, trial)
-    if setback is not None and not setback["retry"]:
-        return _Waiting(trial.trial_id, failed=setback["reason"])
-    in_less = setback is not None and setback["what"] == "oom"
-    return _Waiting(trial.trial_id, adjust={LESS_MEMORY: True} if in_less else {})
-
-
 class Journal:
     """Proposes trials, judges reports, records ends; everything it knows is in the log.
 
@@ -61,7 +45,7 @@ class Journal:
         self.log = log
         self.stopping = threading.Event()
         self._clock = clock
-        self._waiting = [_of_driver_before(log.study, trial) for trial in log.study.interrupted]
+        self._waiting = [interrupted_before(log.study, trial) for trial in log.study.interrupted]
         self._proposer = Proposer(space)
         self._untold: set[str] = set()
 
@@ -192,9 +176,28 @@ class Journal:
             return
         self._untold.discard(trial.trial_id)
         saved, recorded = int(result["epoch"]) - 1, len(trial.epochs)
-        # What was recorded and is done again; and the epoch that the attempt before was in, unless that had been saved.
-        redone = recorded - saved + (trial.epochs_at_start == recorded)
-        self.log.commit("resumed", trial=trial.trial_id, attempt=trial.attempt, from_epoch=saved, redone=max(0, redone))
+        redone = max(0, recorded - saved) + trial.epochs_to_redo
+        self.log.commit("resumed", trial=trial.trial_id, attempt=trial.attempt, from_epoch=saved, redone=redone)
+
+    def began(self, trial_id: str, host: str | None) -> None:
+        """Record that a worker has set to work: whatever ends it now, an epoch is lost."""
+        trial = self.log.study.trials[trial_id]
+        if not trial.is_ended:
+            self.log.commit("began", trial=trial_id, attempt=trial.attempt, host=host)
+
+    def left(self, trial_id: str, *, in_epoch: bool) -> None:
+        """Record that an attempt ends because the search does; the trial waits at its checkpoint.
+
+        Where even that cannot be written, the log keeps why; the next start then counts an epoch that may not be lost.
+
+        Args:
+            trial_id: our own id of the trial; nothing happens where its outcome is settled.
+            in_epoch: its epoch is lost; otherwise it had just reported one, or had not begun.
+        """
+        trial = self.log.study.trials[trial_id]
+        if not trial.is_ended and trial.busy_since is not None and self.log.failure is None:
+            with contextlib.suppress(ServiceError):
+                self.log.commit("left", trial=trial_id, attempt=trial.attempt, in_epoch=in_epoch)
 
     def setback(self, trial_id: str, what: str, reason: str, **details: Any) -> bool:
         """Record an attempt that ended badly: another one follows, or the trial has failed.
@@ -228,7 +231,7 @@ class Journal:
         if again is None:
             self.log.commit("ended", trial=trial_id, state="failed", reason=reason, **details)
         else:
-            self._waiting.append(_Waiting(trial_id, self._clock() + again.wait_seconds, again.adjust))
+            self._waiting.append(Waiting(trial_id, self._clock() + again.wait_seconds, again.adjust))
         if host is not None and (why := host_to_put_aside(self.log.study, host)):
             self.log.commit("aside", host=host, reason=why)
         return again is not None
@@ -245,22 +248,6 @@ class Journal:
     def close(self) -> None:
         """Propose no more."""
         self._proposer.close()
-
-
-def adjusted(config: Mapping[str, Any], adjust: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration's mapping with some dotted paths set."""
-    changed = {name: dict(section) if isinstance(section, Mapping) else section for name, section in config.items()}
-    for path, value in adjust.items():
-        section, _, name = path.partition(".")
-        changed[section][name] = value
-    return changed
-
-
-def why_not_finite(objectives: Sequence[tuple[str, str]], epoch: int, metrics: Mapping[str, Any]) -> str:
-    """Return the reason of a trial that failed because of what it reported."""
-    wrong = [name for name, _ in objectives if metrics.get(name) is None or not math.isfinite(metrics[name])]
-    named = " and ".join("the validation metric" if name == METRIC else name for name in wrong)
-    return f"epoch {epoch}: {named} is not a finite number"
 
 
 def _details(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,12 +7,12 @@ from odmt.config import to_mapping
 from odmt.tuning import budget
 from odmt.tuning.attempts import Attempts
 from odmt.tuning.folding import apply
-from odmt.tuning.journal import why_not_finite
 from odmt.tuning.recorded import differing, shown
 from odmt.tuning.samplers import Proposal, propose
 from odmt.tuning.scheduler import bracket_of, is_sentinel, verdict
 from odmt.tuning.space import Space
 from odmt.tuning.state import FAIL, METRIC, Study, Trial
+from odmt.tuning.trials import why_not_finite
 
 CLOCK_SECONDS = 60.0
 """A clock may be set back by so much, or another host's be behind by it."""

@@ -1,7 +1,7 @@
 """One trial of a study and its reports, as the event log tells them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,8 @@ class Trial:
         bracket: of the scheduler.
         adjust: settings that differ from ``config`` since an attempt ran out of memory; the numbers stay the same.
         epochs_at_start: epochs recorded when its last attempt began.
+        in_epoch: its last attempt is in an epoch, or was when it ended, so that what it had done of it is lost.
+        epochs_to_redo: those that interrupted attempts were in, until an attempt has told where it goes on.
         busy_seconds: time that its attempts have held their resources.
         place: of its ending among all records of the log, so that endings can be put in order.
     """
@@ -64,6 +66,8 @@ class Trial:
     attempt: int = 0
     adjust: Mapping[str, Any] = field(default_factory=dict)
     epochs_at_start: int = 0
+    in_epoch: bool = False
+    epochs_to_redo: int = 0
     epochs: list[Epoch] = field(default_factory=list)
     setbacks: int = 0
     reason: str | None = None
@@ -85,3 +89,10 @@ class Trial:
         """The epoch with the highest value, the first of equals; None before the first finite report."""
         finite = [epoch for epoch in self.epochs if math.isfinite(epoch.value)]
         return max(finite, key=lambda epoch: (epoch.value, -epoch.epoch), default=None)
+
+
+def why_not_finite(objectives: Sequence[tuple[str, str]], epoch: int, metrics: Mapping[str, Any]) -> str:
+    """Return the reason of a trial that failed because of what it reported."""
+    wrong = [name for name, _ in objectives if metrics.get(name) is None or not math.isfinite(metrics[name])]
+    named = " and ".join("the validation metric" if name == METRIC else name for name in wrong)
+    return f"epoch {epoch}: {named} is not a finite number"

@@ -75,6 +75,7 @@ def run_loop(watch: Watch, folder: Path, job: Any, reserved: Reservation) -> Non
             raise
         journal.stopping.set()  # the log could not be written: its own sentence is told instead of Tune's
     finally:
+        watch.end()
         shutil.rmtree(scratch, ignore_errors=True)
 
 

@@ -13,7 +13,7 @@ from odmt.errors import ServiceError
 from odmt.tuning import budget
 from odmt.tuning.faults import DISK
 from odmt.tuning.journal import LATER, Assignment, Journal
-from odmt.tuning.state import CONTINUE, STOP
+from odmt.tuning.state import CONTINUE
 
 GRACE_SECONDS = 60.0
 """How long running trials may take to their next report once a budget is met; after that their epoch is lost."""
@@ -112,28 +112,32 @@ class Watch:
         if result.get("began"):
             pid, began = result["process"]
             self.workers.add(str(attempt.host), int(pid), float(began))
+            self.journal.began(trial_id, attempt.host)
             going_on = True
         else:
-            decided = self.journal.report(trial_id, result)
-            going_on = decided == CONTINUE
-            if result.get("failed") and result.get("what") == DISK and decided != STOP:
-                self._fail(result["failed"])
+            if result.get("failed") and result.get("what") == DISK:
+                self._fail(result["failed"])  # first: the log may find no room on that disk either
+            going_on = self.journal.report(trial_id, result) == CONTINUE
         self.check()
-        going_on = going_on and not self.journal.stopping.is_set()
+        if going_on and self.journal.stopping.is_set():
+            self.journal.left(trial_id, in_epoch=False)  # nothing is lost: its next epoch has not begun
+            going_on = False
         if not going_on:
-            self._attempts.pop(tune_id, None)
+            self._forget(tune_id)
         return going_on
 
     def died(self, tune_id: str, reason: str, host: str | None = None) -> None:
         """Record that an attempt's worker is gone; ``host``: where, if it has not told."""
-        attempt = self._attempts.pop(tune_id, None)
-        if attempt is not None and not self.journal.stopping.is_set():
+        if self.journal.stopping.is_set():
+            self._forget(tune_id)
+        elif (attempt := self._attempts.pop(tune_id, None)) is not None:
             self.journal.setback(attempt.trial_id, "died", reason, host=attempt.host or host)
 
     def left(self, tune_id: str) -> None:
         """Record that an attempt ended without a verdict, which no run of ours does."""
-        attempt = self._attempts.pop(tune_id, None)
-        if attempt is not None and not self.journal.stopping.is_set():
+        if self.journal.stopping.is_set():
+            self._forget(tune_id)
+        elif (attempt := self._attempts.pop(tune_id, None)) is not None:
             self.journal.setback(attempt.trial_id, "error", "its run ended without a last report", host=attempt.host)
 
     def overdue(self) -> list[str]:
@@ -171,6 +175,11 @@ class Watch:
         waited_for = in_grace and not self.signalled.is_set() and self.failure is None
         return not (waited_for and any(attempt.heard is not None for attempt in self._attempts.values()))
 
+    def end(self) -> None:
+        """Record that the attempts which are still at work end here; the epochs that they are in are lost."""
+        for tune_id in list(self._attempts):
+            self._forget(tune_id)
+
     @contextmanager
     def measured(self) -> Iterator[None]:
         """Measure a call by Tune."""
@@ -179,6 +188,13 @@ class Watch:
             yield
         finally:
             self.durations.append(time.perf_counter() - begun)
+
+    def _forget(self, tune_id: str) -> None:
+        """Let an attempt go; where its end has not been recorded, the search ends and its epoch is lost."""
+        attempt = self._attempts.pop(tune_id, None)
+        if attempt is not None:
+            in_epoch = self.journal.log.study.trials[attempt.trial_id].in_epoch
+            self.journal.left(attempt.trial_id, in_epoch=in_epoch)
 
     def _has_room(self) -> bool:
         """Say whether another attempt fits beside those that are handed out; none at all ends the search."""

@@ -173,13 +173,34 @@ def test_a_budget_that_was_not_met_is_found(tmp_path):
     assert audit(write(path, [*records, late]), space) == []
 
 
-def test_a_report_while_no_attempt_runs_is_found(tampered):
-    def change(record):
-        record.update(kind="aside", reason="x", host="h")
-
-    line, findings = tampered(change, lambda record: record["kind"] == "started" and record["trial"] == "t0013")
+def test_a_report_while_no_attempt_runs_is_found(log, tmp_path):
+    records = records_of(log)
+    lines = [
+        number
+        for number, record in enumerate(records, start=1)
+        if record["kind"] in ("started", "began") and record["trial"] == "t0013"
+    ]
+    for line in lines:
+        records[line - 1].update(kind="aside", reason="x", host="h")
+    findings = examine(write(tmp_path / "events.jsonl", records)).findings
     assert any("t0013: reported while no attempt at it was running" in text for text in findings)
-    assert findings[0] == f"line {line}: aside: h for 'x', the log gives nothing"
+    assert findings[0] == f"line {lines[0]}: aside: h for 'x', the log gives nothing"
+
+
+@pytest.mark.parametrize(
+    ("after", "what", "said"),
+    [
+        ("began", {"kind": "began"}, "t0000: attempt 1 began to work, while it already had"),
+        ("started", {"kind": "left", "in_epoch": True}, "t0000: attempt 1 was left in an epoch that it had not begun"),
+        ("began", {"kind": "left", "in_epoch": True}, "t0000: reported while no attempt at it was running"),
+    ],
+)
+def test_work_or_an_ending_that_an_attempt_cannot_have_is_found(log, tmp_path, after, what, said):
+    records = records_of(log)
+    line = next(n for n, one in enumerate(records) if one["kind"] == after and one["trial"] == "t0000")
+    records.insert(line + 1, {**what, "trial": "t0000", "attempt": 1, "host": "h", "time": records[line]["time"]})
+    findings = examine(write(tmp_path / "events.jsonl", records)).findings
+    assert any(said in text for text in findings)
 
 
 def test_time_does_not_run_backwards(tampered):
@@ -262,6 +283,8 @@ DERIVED = {
     "proposed": ["trial", "number", "config", "source", "sentinel", "bracket", *DRAWN],
     "reused": ["of", *DRAWN],
     "started": ["trial", "attempt", "adjust"],
+    "began": ["trial", "attempt"],
+    "left": ["trial", "attempt"],
     "resumed": ["trial", "attempt", "from_epoch", "redone"],
     "epoch": ["trial", "epoch", "verdict", "reason"],
     "setback": ["trial", "attempt", "retry", "wait_seconds", "quick"],
