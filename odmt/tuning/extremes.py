@@ -10,6 +10,8 @@ from odmt.tuning.axes import Axis
 from odmt.tuning.space import Space
 
 _PASSES = 2
+Counted = dict[Any, tuple[int, float]]
+"""Parameters and work by the shape of a model."""
 _DRAWS = ("normal_", "uniform_", "trunc_normal_")
 
 
@@ -62,27 +64,41 @@ def extremes(space: Space, data: DataShape) -> tuple[Extreme, Extreme]:
     From the incumbent, each axis in turn is set to the end that makes it smaller (larger), twice; a combination that is
     not possible is passed over. So this is a good guess, the same every time, not a proof.
     """
-    counted: dict[Any, tuple[int, float]] = {}
+    counted: Counted = {}
+    first = _first(space, data, counted)
+
+    def smallness(one: Extreme) -> tuple[float, ...]:
+        return tuple(-part for part in one.order)
+
+    return (
+        _furthest(space, first, smallness, data, counted),
+        _furthest(space, first, lambda one: one.order, data, counted),
+    )
+
+
+def most_parameters(space: Space, data: DataShape) -> int:
+    """Return the trainable numbers of the model that has most of them, found in the same way."""
+    counted: Counted = {}
+    return _furthest(space, _first(space, data, counted), lambda one: (one.parameters,), data, counted).parameters
+
+
+def _first(space: Space, data: DataShape, counted: Counted) -> Extreme:
     start = {path: space.incumbent.get(path, axis.probes()[0]) for path, axis in space.axes.items()}
     first = _measured(space, start, data, counted)
     assert first is not None  # the incumbent has been checked
-    return _furthest(space, first, -1, data, counted), _furthest(space, first, 1, data, counted)
+    return first
 
 
 def _furthest(
-    space: Space, best: Extreme, sign: int, data: DataShape, counted: dict[Any, tuple[int, float]]
+    space: Space, best: Extreme, order: Callable[[Extreme], tuple[float, ...]], data: DataShape, counted: Counted
 ) -> Extreme:
     for _ in range(_PASSES):
         for path, axis in space.axes.items():
             for value in _ends(axis):
                 found = _measured(space, {**best.values, path: value}, data, counted)
-                if found is not None and _beyond(found.order, best.order, sign):
+                if found is not None and order(found) > order(best):
                     best = found
     return best
-
-
-def _beyond(order: tuple[float, ...], other: tuple[float, ...], sign: int) -> bool:
-    return order > other if sign > 0 else order < other
 
 
 def _ends(axis: Axis) -> tuple[Any, ...]:
@@ -90,9 +106,7 @@ def _ends(axis: Axis) -> tuple[Any, ...]:
     return probes if axis.kind == "choice" else (probes[0], probes[-1])
 
 
-def _measured(
-    space: Space, values: Mapping[str, Any], data: DataShape, counted: dict[Any, tuple[int, float]]
-) -> Extreme | None:
+def _measured(space: Space, values: Mapping[str, Any], data: DataShape, counted: Counted) -> Extreme | None:
     """Return a configuration with its cost; None if these values are not possible together."""
     try:
         config = space.config_for(values)

@@ -6,7 +6,7 @@ from typing import Any
 from odmt.config.loading import unknown_key
 from odmt.tuning.trials import METRIC
 
-_METRICS = (
+METRICS = (
     *(f"valid/{name}_at_{depth}" for name in ("ndcg", "hr") for depth in (5, 10, 20)),
     "valid/mrr",
     "cost/parameters",
@@ -18,8 +18,8 @@ def read_objectives(mapping: Mapping[str, Any], problems: list[str]) -> dict[str
     """Return the objectives of a space file, the validation metric first; what is wrong is added to ``problems``."""
     found: dict[str, str] = {METRIC: "max"}
     for name, mode in mapping.items():
-        if name not in _METRICS:
-            problems.append(f"objectives.{unknown_key(name, _METRICS)}; there are {', '.join(_METRICS)}")
+        if name not in METRICS:
+            problems.append(f"objectives.{unknown_key(name, METRICS)}; there are {', '.join(METRICS)}")
         elif mode not in ("max", "min"):
             problems.append(f"objectives.{name}: expected max or min, got {mode!r}")
         elif name == METRIC and mode == "min":

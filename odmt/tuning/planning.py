@@ -14,12 +14,12 @@ from odmt.features.store import feature_store_path, held_manifest
 from odmt.features.workers import usable_cpus
 from odmt.home import Home
 from odmt.tuning.earlier import earlier_pace
-from odmt.tuning.extremes import DataShape, Extreme, FeatureShape, extremes
+from odmt.tuning.extremes import DataShape, Extreme, FeatureShape, extremes, most_parameters
 from odmt.tuning.plan import Pace, Plan, bracket_plans, combinations
 from odmt.tuning.preflight import Inputs, Source
 from odmt.tuning.rehearsal import Asked, rehearsed
 from odmt.tuning.resources import resource_sentences, trial_resources
-from odmt.tuning.room import BYTES_PER_PARAMETER, KEPT
+from odmt.tuning.room import KEPT, checkpoint_bytes
 from odmt.tuning.space import Space
 from odmt.tuning.wording import counted
 
@@ -52,6 +52,8 @@ class Outlook:
     place: Place
     standing: str
     """What a start would do with the study's name."""
+    refusal: OdmtError | None
+    """Why it would be refused; None = it would not."""
     combinations: int | None
     inputs: Inputs
     smallest: Extreme
@@ -90,15 +92,18 @@ def make_outlook(space: Space, home: Home, asked: Asked, inputs: Inputs | None =
     place = choose_place(asked.where)
     inputs = inputs or asked.source.inputs(home, space)
     warnings: list[str] = []
-    smallest, largest = extremes(space, data_shape(home, space, asked.source))
+    shape = data_shape(home, space, asked.source)
+    smallest, largest = extremes(space, shape)
     found = combinations(space)
-    plan = _plan(space, place, found, largest, earlier_pace(home, space, asked.name), warnings)
+    plan = _plan(space, place, found, most_parameters(space, shape), earlier_pace(home, space, asked.name), warnings)
     disk = tuple(_disk(home, asked.name, plan))
     warnings += [f"{room.what} may need more than is free on the disk" for room in disk if room.is_short]
+    standing, refusal = rehearsed(space, home, asked, inputs)
     return Outlook(
         plan=plan,
         place=place,
-        standing=rehearsed(space, home, asked, inputs),
+        standing=standing,
+        refusal=refusal,
         combinations=found,
         inputs=inputs,
         smallest=smallest,
@@ -111,7 +116,7 @@ def make_outlook(space: Space, home: Home, asked: Asked, inputs: Inputs | None =
 
 
 def _plan(
-    space: Space, place: Place, found: int | None, largest: Extreme, pace: Pace | None, warnings: list[str]
+    space: Space, place: Place, found: int | None, parameters: int, pace: Pace | None, warnings: list[str]
 ) -> Plan:
     cpus, gpus, concurrent = space.resources.cpus_per_trial, space.resources.gpus_per_trial, None
     if place.is_local:
@@ -135,7 +140,7 @@ def _plan(
         pace=pace,
         time_hours=space.budget.time_hours,
         max_gpu_hours=space.budget.max_gpu_hours,
-        parameters=largest.parameters,
+        parameters=parameters,
     )
 
 
@@ -173,7 +178,7 @@ def _disk(home: Home, name: str, plan: Plan) -> Iterator[Room]:
     """Yield what is written, and the room for it."""
     parameters = plan.parameters or 0
     studies, artifacts = _free(home.study(name)), _free(home.artifacts)
-    state = BYTES_PER_PARAMETER * parameters
+    state = checkpoint_bytes(parameters)
     yield Room("checkpoints of one running trial", (KEPT + 1) * state, studies)
     yield Room("checkpoints of all trials", plan.checkpoint_bytes or 0, studies)
     yield Room("weights in MLflow", plan.trials * _WEIGHT_BYTES * parameters, artifacts)

@@ -1,14 +1,17 @@
-"""What is judged before and beside the trials: largest models, hours of a study that goes on, broken machines."""
+"""What is judged before and beside the trials: sizes, room for checkpoints, hours, broken machines."""
 
 import errno
 
 import pytest
 from fake_search import write_space
 
+from odmt.errors import ServiceError
+from odmt.experiment.shape import empty_model, id_width
 from odmt.tuning import budget
+from odmt.tuning.extremes import DataShape, FeatureShape, most_parameters
 from odmt.tuning.failures import MachineFault, is_fault_of_machine, is_out_of_memory
 from odmt.tuning.folding import apply
-from odmt.tuning.room import largest_configs
+from odmt.tuning.room import room_sentences
 from odmt.tuning.space import load_space
 from odmt.tuning.state import Study
 
@@ -28,11 +31,34 @@ def around(error):
     return outer
 
 
-def test_the_largest_models_are_found_where_the_incumbent_lacks_a_conditional_axis(tmp_path):
+def test_the_model_with_most_parameters_is_found_where_the_incumbent_lacks_a_conditional_axis(tmp_path):
     space = load_space(write_space(tmp_path, CONDITIONAL))
-    found = {(config.model.backbone, config.sequence.num_heads) for config in largest_configs(space)}
-    assert ("gru4rec", 2) in found
-    assert ("sasrec", 1) in found
+    data = DataShape(20, lambda config: FeatureShape(5, 6), lambda config: FeatureShape(3, 7))
+    sizes = {}
+    for backbone, heads in [
+        ("gru4rec", {}),
+        ("sasrec", {"sequence.num_heads": 1}),
+        ("sasrec", {"sequence.num_heads": 2}),
+    ]:
+        config = space.config_for({"model.backbone": backbone, **heads})
+        model = empty_model(config, num_items=20, text_dim=6, image_dim=7, id_dim=id_width(config, 6, 7))
+        sizes[backbone] = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    assert sizes["gru4rec"] < sizes["sasrec"] == most_parameters(space, data)
+
+
+def test_checkpoints_that_interrupted_trials_hold_need_no_more_room(tmp_path):
+    study = Study()
+    apply(study, {"kind": "header", "trials": 3, "time": 0.0})
+    for number in range(2):
+        apply(study, {"kind": "proposed", "trial": f"t{number}", "number": number, "time": 0.0, **PROPOSAL})
+    held = tmp_path / "trials" / "t0" / "e000001"
+    held.mkdir(parents=True)
+    (held / "state").write_bytes(bytes(2000))
+    # two at once: 2 x 4 of 1000 bytes, 2000 of them there; all: 3 x 3 of 1000 bytes, 2000 of them there
+    with pytest.raises(ServiceError, match="2 trials at once"):
+        list(room_sentences(tmp_path, study, 1000, 2, free=5999))
+    assert len(list(room_sentences(tmp_path, study, 1000, 2, free=6999))) == 1
+    assert list(room_sentences(tmp_path, study, 1000, 2, free=7000)) == []
 
 
 def test_the_time_between_a_kill_and_an_extension_costs_no_gpu_hours():
