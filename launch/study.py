@@ -67,7 +67,7 @@ def listed(arguments: argparse.Namespace) -> int:
     """List all studies."""
     from odmt.home import Home
     from odmt.tuning.status import row
-    from odmt.tuning.status_words import size, when
+    from odmt.tuning.status_words import best_in, size, when
     from odmt.tuning.studies import standings
     from odmt.tuning.study import study_names
 
@@ -89,7 +89,7 @@ def listed(arguments: argparse.Namespace) -> int:
                 one["dataset"] or "",
                 f"running ({one['pid']})" if one["state"] == "running" else one["state"],
                 f"{one['ended']} of {one['budget']}" if one["budget"] else "",
-                "" if one["best"] is None else f"{one['best']:.4f} ({one['best_trial']})",
+                best_in(one),
                 when(one["last_activity"]),
                 size(one["checkpoint_bytes"]),
                 size(one["log_bytes"]),

@@ -93,7 +93,7 @@ def body(arguments: argparse.Namespace, words: list[str]) -> int:
 
 
 def dry_run(space: "Space", home: "Home", asked: "Asked", *, probing: bool) -> None:
-    """Print the plan."""
+    """Print the plan; what would refuse the search refuses this command too, after it."""
     from rich.console import Console
 
     from odmt.tracking.redaction import redacted
@@ -113,6 +113,8 @@ def dry_run(space: "Space", home: "Home", asked: "Asked", *, probing: bool) -> N
             probes.append(measure(extreme.config, arrays, extreme.values, threads=threads, gpu_share=share))
         outlook = outlook.with_pace(pace_of(*probes))
     Console().print(plan_view(space, asked.name, outlook, redacted(home.tracking_uri), probes))
+    if outlook.refusal is not None:
+        raise outlook.refusal
 
 
 def search(

@@ -47,8 +47,8 @@ class _Rehearsal:
         apply(self.study, {"kind": kind, **fields})
 
 
-def rehearsed(space: Space, home: Home, asked: Asked, inputs: Inputs) -> str:
-    """Return in words what a start would do with what stands under the study's name."""
+def rehearsed(space: Space, home: Home, asked: Asked, inputs: Inputs) -> tuple[str, OdmtError | None]:
+    """Return in words what a start would do with what stands under the study's name, and why it would be refused."""
     path = home.study(asked.name) / "events.jsonl"
     try:
         log = _Rehearsal(read_log(path) if path.is_file() else Study())
@@ -63,16 +63,16 @@ def rehearsed(space: Space, home: Home, asked: Asked, inputs: Inputs) -> str:
             warm=lambda: warm_records(home, asked.warm_start, space, inputs.digest),
         )
     except OdmtError as error:
-        return f"would be refused: {error}"
+        return f"would be refused: {error}", error
     study = log.study
     owned = "; but a driver runs it now, so a second one would be refused" if is_owned(path.parent) else ""
     if "header" in log.kinds:
-        return f"new{_taken_over(study)}{owned}"
+        return f"new{_taken_over(study)}{owned}", None
     raised = ", its budget raised" if "extended" in log.kinds else ""
     done = f"{study.num_ended} of {study.budget} trials have ended"
     if study.finished:
-        return f"has finished ({done}); it would only be printed; more: --extend with a larger budget"
-    return f"would go on{raised}: {done}, {len(study.interrupted)} go on from their checkpoints{owned}"
+        return f"has finished ({done}); it would only be printed; more: --extend with a larger budget", None
+    return f"would go on{raised}: {done}, {len(study.interrupted)} go on from their checkpoints{owned}", None
 
 
 def _taken_over(study: Study) -> str:

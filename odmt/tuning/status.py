@@ -9,6 +9,7 @@ from odmt.tuning.scheduler import rungs
 from odmt.tuning.sections import SchedulerConfig
 from odmt.tuning.state import STOP, Study
 from odmt.tuning.studies import Standing
+from odmt.tuning.wording import leading
 
 OUTCOMES = ("completed", "stopped", "failed")
 
@@ -26,6 +27,7 @@ def row(standing: Standing) -> dict[str, Any]:
         "budget": study.budget,
         "best": best["value"] if best else None,
         "best_trial": best["trial"] if best else None,
+        "best_has_ended": best["has_ended"] if best else None,
         "last_activity": standing.last_activity,
         "log_bytes": standing.sizes.log,
         "checkpoint_bytes": standing.sizes.checkpoints,
@@ -72,12 +74,13 @@ def status(standing: Standing) -> dict[str, Any]:
 
 
 def best_of(study: Study) -> dict[str, Any] | None:
-    """Return the best trial's id, epoch, value and values; None = no trial has ended with a value."""
-    trial = study.best
+    """Return the best trial's id, epoch, value and values, one without an outcome too; None = no trial has a value."""
+    trial = leading(study)
     if trial is None or trial.best is None:
         return None
     return {
         "trial": trial.trial_id,
+        "has_ended": trial.is_ended,
         "epoch": trial.best.epoch,
         "value": trial.best.value,
         "values": dict(trial.values),

@@ -23,7 +23,8 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         of = "" if one["allowed"] is None else f" of {one['allowed']:g}, {one['left']:.4g} left"
         yield f"{'trials begun' if name == 'trials' else name}: {one['used']:.4g}{of}"
     if best := found["best"]:
-        yield f"best: {best['value']:.4f} in {best['trial']}, epoch {best['epoch']}: {shown_values(best['values'])}"
+        trial = f"{best['trial']}{'' if best['has_ended'] else ' (no outcome yet)'}"
+        yield f"best: {best['value']:.4f} in {trial}, epoch {best['epoch']}: {shown_values(best['values'])}"
     for one in found["rungs"]:
         bracket = f" of bracket {one['bracket']}" if one["bracket"] else ""
         yield f"rung at epoch {one['epoch']}{bracket}: {one['reached']} trials, {one['stopped']} stopped there"
@@ -39,6 +40,13 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"go on with: {found['command']}"
     elif found["command"] and found["state"] == "budget met":
         yield f"go on with --extend and a larger budget: {found['command']}"
+
+
+def best_in(row: Mapping[str, Any]) -> str:
+    """Say which trial is the best of a study so far; ``row`` is what ``status.row`` gave."""
+    if row["best"] is None:
+        return ""
+    return f"{row['best']:.4f} ({row['best_trial']}{'' if row['best_has_ended'] else ', no outcome yet'})"
 
 
 def disk(log_bytes: int, trial_bytes: Mapping[str, int], other_bytes: int) -> str:

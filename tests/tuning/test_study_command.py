@@ -96,6 +96,14 @@ def test_the_list_has_every_study_with_its_state_and_the_damaged_one_does_not_hi
     assert "0.1 MB" in shown
 
 
+def test_the_best_so_far_counts_before_it_has_an_outcome_and_says_so(study, make, capsys):
+    make("begun", 1)
+    assert study(["list"]) == 0
+    assert "(t0001, no outcome yet)" in " ".join(capsys.readouterr().out.split())
+    assert study(["status", "begun"]) == 0
+    assert " in t0001 (no outcome yet), epoch 1: " in capsys.readouterr().out
+
+
 def test_a_budget_that_was_met_and_a_tainted_study_are_told(study, make, capsys):
     for name, record in {
         "met": {"kind": "limit", "what": "time", "used": 1.0, "allowed": 1.0},

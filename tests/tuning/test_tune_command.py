@@ -205,15 +205,22 @@ def test_the_plan_says_what_would_become_of_the_name(tune, capsys, tmp_path):
     for words, expected in [
         ([], "study would go on: 2 of 8 trials have ended, 0 go on from their checkpoints"),
         (["--trials", "9", "--extend"], "study would go on, its budget raised: 2 of 9 trials have ended"),
-        (["--set", "train.batch_size=4"], "study would be refused: study 'small' was made otherwise"),
-        (
-            ["--warm-start", "nowhere", "--study", "y"],
-            "study would be refused: --warm-start: there is no study 'nowhere'",
-        ),
         (["--warm-start", "small", "--study", "y"], "study new; begins with 2 trials of small as evidence"),
     ]:
         assert tune("--dry-run", *words) == 0
         assert expected in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_plan_of_a_search_that_would_be_refused_is_shown_and_then_refused(tune, capsys, tmp_path):
+    study_with_trials(Home(tmp_path / "home"), load_space(write_space(tmp_path)), 0.5, 0.6)
+    for words, code, expected in [
+        (["--set", "train.batch_size=4"], 2, "study 'small' was made otherwise"),
+        (["--warm-start", "nowhere", "--study", "y"], 2, "--warm-start: there is no study 'nowhere'"),
+    ]:
+        assert tune("--dry-run", *words) == code
+        told = capsys.readouterr()
+        assert f"study would be refused: {expected}" in " ".join(told.out.split())
+        assert told.err.startswith(f"error: {expected}")
 
 
 def test_the_pace_of_an_earlier_study_on_the_same_data_gives_the_hours(tune, capsys, tmp_path):

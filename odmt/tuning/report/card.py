@@ -10,6 +10,7 @@ from odmt.tuning.report.rung_trust import study_rungs
 from odmt.tuning.report.spending import Spending
 from odmt.tuning.report.words import axis_range, condition_in_words, flat, hours, shown
 from odmt.tuning.sections import READ_BY
+from odmt.tuning.wording import counted
 
 
 def protocol_card(facts: Facts, spent: Spending) -> dict[str, Any]:
@@ -98,8 +99,8 @@ def _how_much(facts: Facts, spent: Spending) -> Iterator[tuple[str, str, bool]]:
     cost = f"{hours(spent.wall_hours)} of wall time, {hours(spent.device_hours)} of {spent.device} time"
     yield "spent", f"{cost}, {spent.epochs_run + spent.epochs_redone} epochs", True
     reserved = {
-        f"{shown(opened.get('cpus'))} CPUs and {shown(opened.get('gpus'))} GPUs a trial, "
-        f"{shown(opened.get('concurrent'))} at once": None
+        f"{counted(opened['cpus'], 'CPU')} and {counted(opened['gpus'], 'GPU')} a trial, "
+        f"{opened['concurrent']} at once": None
         for opened in facts.opened
     }
     yield "resources", "; ".join(reserved), True
