@@ -1,10 +1,11 @@
 """What the search itself costs: Ray Tune, Optuna, the event log and MLflow around trials that do nothing.
 
 Each row is a whole search on a local Ray with two trials at once: short trials with one report and with ten (the
-difference is a report), workers used again and not, MLflow's database there and its server away; then many trials of
-no work at all. The cost of a trial is the time between the first trial's start and the last one's end, divided by the
-trials and multiplied by the number at once: what a worker loses to everything but its work. ``start`` is the time
-from a trial's record ``started`` to its first report. Callbacks are timed inside Tune's loop.
+difference is a report), workers used again and not, MLflow's database there and its server away; two rows at the pace
+of a real search, an epoch a second; then many trials of no work at all. The cost of a trial is the time between the
+first trial's start and the last one's end, divided by the trials and multiplied by the number at once: what a worker
+loses to everything but its work. ``start`` is the time from a trial's record ``started`` to its first report.
+Callbacks are timed inside Tune's loop.
 """
 
 import argparse
@@ -51,6 +52,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=200, help="short trials a row")
     parser.add_argument("--fresh", type=int, default=40, help="trials of the row without worker reuse")
     parser.add_argument("--idle", type=int, default=1000, help="trials of no work")
+    parser.add_argument("--paced", type=int, default=40, help="trials of ten epochs of a second each")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -73,6 +75,10 @@ def measure(root: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         "reused, 10 reports": {**short, "trials": arguments.trials, "epochs": 10, "seconds": 0.01},
         "reused, 10 reports, MLflow away": {
             **short, "trials": arguments.trials, "epochs": 10, "seconds": 0.01, "away": True
+        },
+        "an epoch a second": {**short, "trials": arguments.paced, "epochs": 10, "seconds": 1.0},
+        "an epoch a second, MLflow away": {
+            **short, "trials": arguments.paced, "epochs": 10, "seconds": 1.0, "away": True
         },
         "fresh workers, 1 report": {**short, "trials": arguments.fresh, "epochs": 1, "reuse": False},
         "no work": {**short, "trials": arguments.idle, "epochs": 1, "seconds": 0.0},

@@ -48,10 +48,9 @@ def source(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def environment(home, monkeypatch):
+def environment(home, on_ray, monkeypatch):
     monkeypatch.setenv("ODMT_HOME", str(home))
-    for variable in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
-        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
 @pytest.mark.slow

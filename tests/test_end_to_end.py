@@ -78,6 +78,9 @@ def test_from_a_folder_of_files_to_recommendations_and_the_ui(place):
     promoted = command(place, "promote", "small")
     assert "odmt-small version 1 is champion" in promoted
 
+    deleted = command(place, "study", "delete", "small", "--yes")
+    assert "study small is deleted" in deleted  # the champion has files of its own, and answers all the same
+
     answered = command(place, "recommend", "--model", "small", "--history", "i0001,i0002", "--top-k", 5, "--json")
     places = json.loads(answered)
     assert [item["rank"] for item in places] == [1, 2, 3, 4, 5]

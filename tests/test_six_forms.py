@@ -37,10 +37,11 @@ def home(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FORMS)
-def test_every_form_goes_from_its_folder_to_recommendations(name, corpus, home, launch, tmp_path, monkeypatch, capsys):
+def test_every_form_goes_from_its_folder_to_recommendations(
+    name, corpus, home, launch, on_ray, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setenv("ODMT_HOME", str(home))
-    for variable in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
-        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     source = FORMS[name](tmp_path / "source", corpus)
     space = tmp_path / f"{name}.yaml"
     space.write_text(SPACE.format(name=name))

@@ -184,11 +184,6 @@ def test_a_killed_driver_loses_no_trial_and_repeats_none(space, home, on_ray):
     first.send_signal(signal.SIGKILL)
     first.communicate()
     ended = {trial.trial_id: trial for trial in read_study(home, "killed").trials if trial.state != "killed"}
-    third = start()
-    wait_for_epochs(home, "killed", len(executed(home, "killed")) + 6, third)
-    third.send_signal(signal.SIGTERM)
-    _, words = third.communicate(timeout=60)
-    assert (third.returncode, "go on with: go on" in words) == (130, True)
     last = start()
     _, words = last.communicate(timeout=200)
     assert last.returncode == 0, words
@@ -197,5 +192,5 @@ def test_a_killed_driver_loses_no_trial_and_repeats_none(space, home, on_ray):
     assert study.count("completed") + study.count("stopped") == 8
     assert {trial.trial_id: trial for trial in study.trials if trial.trial_id in ended} == ended
     pairs = [(trial, epoch) for trial, epoch, _ in executed(home, "killed")]
-    assert len(pairs) - len(set(pairs)) <= 4  # at most the epoch that was being run, for each of two trials, twice
+    assert len(pairs) - len(set(pairs)) <= 2  # at most the epoch that was being run, for each of two trials
     assert {(trial.trial_id, epoch) for trial in study.trials for epoch, _ in trial.epochs} <= set(pairs)
