@@ -36,7 +36,9 @@ from odmt.training.trainer import fit
 _PATIENCE = datetime.timedelta(days=7)
 """Others wait in a collective while the first validates, saves, and waits for whoever consumes its results."""
 
-_SAVED, _READ = "saved.pt", "read-by-"
+_SAVED, _READ, _WORDS = "saved.pt", "read-by-", "last-words-of-"
+_NOTICED_SECONDS = 2.0
+"""How long the first process, whose collective failed, waits to hear whether another one has ended."""
 
 
 class _Orders(NamedTuple):
@@ -104,12 +106,12 @@ def process_group(
             _wait_until_read(Path(folder), others)
             for path in Path(folder).glob("*.npy"):
                 path.unlink()  # all have mapped them; a first process that is killed leaves no copy of the features
-            watch = _Watch(others)
+            watch = _Watch(others, Path(folder))
             try:
                 yield Shard(0, count), own_device
             except RuntimeError as error:
-                if watch.dead:
-                    raise RuntimeError(f"data parallel: {watch.dead}; see its output above") from error
+                if dead := watch.noticed():
+                    raise RuntimeError(f"data parallel: {dead}; see its output above") from error
                 raise
             finally:
                 watch.end()
@@ -140,7 +142,25 @@ def _join(folder: Path, shard: Shard, device_type: str) -> torch.device:
 
 
 def _follow(orders: _Orders) -> None:
-    """Train along as another process; what it computes is told by the first one alone."""
+    """Train along as another process, and leave word of what ended it: out of memory is told like the first one's."""
+    try:
+        _train_along(orders)
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            words = " ".join(f"{type(error).__name__}: {error}".split())
+            (Path(orders.folder) / f"{_WORDS}{orders.shard.rank}").write_text(words[:500], encoding="utf-8")
+        raise
+
+
+def _ended(folder: Path, rank: int, other: Any) -> str:
+    """Say how another process ended, in its own words where it left any."""
+    path = folder / f"{_WORDS}{rank}"
+    words = f": {path.read_text(encoding='utf-8')}" if path.exists() else ""
+    return f"{other.name} ended with exit code {other.exitcode}{words}"
+
+
+def _train_along(orders: _Orders) -> None:
+    """Train; what this process computes is told by the first one alone."""
     first = multiprocessing.parent_process()
     assert first is not None
     threading.Thread(target=_die_with, args=(first.pid,), daemon=True).start()
@@ -160,21 +180,26 @@ def _follow(orders: _Orders) -> None:
 def _wait_until_read(folder: Path, others: list[Any]) -> None:
     """Wait until every other process has mapped the arrays; joining a group of NCCL does not wait for it."""
     while len(list(folder.glob(f"{_READ}*"))) < len(others):
-        dead = [other for other in others if other.exitcode is not None]
-        if dead:
-            raise RuntimeError(f"data parallel: {dead[0].name} ended with exit code {dead[0].exitcode} at its start")
+        for rank, other in enumerate(others, start=1):
+            if other.exitcode is not None:
+                raise RuntimeError(f"data parallel: at its start {_ended(folder, rank, other)}")
         time.sleep(0.01)
 
 
 class _Watch:
     """Notices that another process died, and breaks off the collective that the first one may wait in."""
 
-    def __init__(self, others: list[Any]) -> None:
-        self.dead = ""
-        self._others = others
+    def __init__(self, others: list[Any], folder: Path) -> None:
+        self._dead = ""
+        self._others, self._folder = others, folder
         self._wake, self._waker = multiprocessing.Pipe(duplex=False)
         self._thread = threading.Thread(target=self._watch, name="data-parallel watch", daemon=True)
         self._thread.start()
+
+    def noticed(self) -> str:
+        """Return which other process died and how; empty = none did."""
+        self._thread.join(_NOTICED_SECONDS)
+        return self._dead
 
     def end(self) -> None:
         """Stop watching; the others may be ended now."""
@@ -182,16 +207,17 @@ class _Watch:
         self._thread.join()
 
     def _watch(self) -> None:
-        sentinels = {other.sentinel: other for other in self._others}
+        sentinels = {other.sentinel: (rank, other) for rank, other in enumerate(self._others, start=1)}
         found = multiprocessing.connection.wait([*sentinels, self._wake])
         dead = [sentinels[one] for one in found if one in sentinels]
         if dead and self._wake not in found:
-            dead[0].join()
+            rank, other = dead[0]
+            other.join()
             for _ in range(100):  # another thread may have taken its code from the system and not noted it yet
-                if dead[0].exitcode is not None:
+                if other.exitcode is not None:
                     break
                 time.sleep(0.01)
-            self.dead = f"{dead[0].name} ended with exit code {dead[0].exitcode}"
+            self._dead = _ended(self._folder, rank, other)
             if dist.is_initialized() and dist.get_backend() == "nccl":  # Gloo notices by itself
                 dist.distributed_c10d._abort_process_group()
 

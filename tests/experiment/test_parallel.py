@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from greedy_process import greedy_follow
 from small_arrays import in_shards, numbers, small_arrays, small_config
 
 from odmt.errors import ConfigError, NonFiniteError
@@ -23,6 +24,7 @@ from odmt.experiment.run import training_run
 from odmt.features.ragged import RaggedFeatures
 from odmt.model.gathering import gather_rows
 from odmt.training.checkpoint import Checkpoint, CheckpointFolder, load_weights
+from odmt.tuning.failures import is_fault_of_machine, is_out_of_memory
 
 STILL = {"fusion": {"dropout": 0.0}, "sequence": {"dropout": 0.0}}
 TWO = {"max_epochs": 4, "data_parallel": 2}
@@ -108,6 +110,15 @@ def test_a_process_that_dies_ends_the_run_instead_of_leaving_it_to_wait(arrays):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_out_of_memory_in_another_process_is_out_of_memory_of_the_run(arrays, monkeypatch):
+    monkeypatch.setattr(parallel, "_follow", greedy_follow)
+    with pytest.raises(RuntimeError, match=r"process 1 ended with exit code 1: .*can't allocate memory") as told:
+        list(training_run(small_config(train=TWO), arrays))
+    assert is_out_of_memory(told.value)
+    assert not is_fault_of_machine(told.value)
+
+
 def test_the_gradient_of_gathered_rows_comes_home(tmp_path):
     """Process p scores the gathered rows with weights of its own; the sum of both losses has the gradient w_0 + w_1."""
     script = tmp_path / "other.py"
@@ -270,7 +281,7 @@ def test_the_arrays_stay_until_every_process_has_read_them(tmp_path):
 
 def test_a_process_that_dies_at_its_start_is_named(tmp_path):
     others = [SimpleNamespace(name="process 1", exitcode=3)]
-    with pytest.raises(RuntimeError, match="process 1 ended with exit code 3 at its start"):
+    with pytest.raises(RuntimeError, match="at its start process 1 ended with exit code 3"):
         parallel._wait_until_read(tmp_path, others)
 
 
