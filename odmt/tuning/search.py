@@ -92,7 +92,7 @@ class StudyScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Record the result; STOP whatever its verdict ended."""
         with self._watch.measured():
-            going_on = self._watch.report(trial.trial_id, trial.config["trial_id"], unflattened(result))
+            going_on = self._watch.report(trial.trial_id, trial.config["trial_id"], unpacked(result))
         return str(TrialScheduler.CONTINUE if going_on else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
@@ -106,11 +106,9 @@ class StudyScheduler(FIFOScheduler):
         return Shell, ()
 
 
-def unflattened(result: dict[str, Any]) -> dict[str, Any]:
-    """Undo what Tune does to the reported metrics: ``metrics/valid/x`` back to a mapping of its own."""
-    prefix = "metrics/"
-    metrics = {name.removeprefix(prefix): value for name, value in result.items() if name.startswith(prefix)}
-    return {**result, "metrics": metrics}
+def unpacked(result: dict[str, Any]) -> dict[str, Any]:
+    """Return a report as it was before ``trial.packed``."""
+    return {**result, "metrics": dict(result.get("metrics", ()))}
 
 
 def _host_in(error: str) -> str | None:

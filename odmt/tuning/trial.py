@@ -79,7 +79,7 @@ def _ending(assignment: Mapping[str, Any], job: TrialJob) -> dict[str, Any] | No
     """Report every epoch; return what is to be reported where the trial did not end by itself."""
     try:
         for report in reports(assignment, job):
-            tune.report(report)
+            tune.report(packed(report))
         return None
     except SharedFeaturesError as error:
         return {"tainted": f"found by trial {assignment['trial_id']}: {error}"}
@@ -92,6 +92,11 @@ def _ending(assignment: Mapping[str, Any], job: TrialJob) -> dict[str, Any] | No
             raise  # this process ends with it, and counts as a worker that died
         found = failures.told(error, config, folder, gpu_share=job.gpu_share)
         return {**found, "unexpected": found["what"] == "error" and not isinstance(error, NonFiniteError)}
+
+
+def packed(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a report whose metrics Tune takes for one value: of each number it would keep a dozen statistics."""
+    return {**report, "metrics": list(report["metrics"].items())}
 
 
 def reports(assignment: Mapping[str, Any], job: TrialJob) -> Iterator[dict[str, Any]]:

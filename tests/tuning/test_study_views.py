@@ -1,20 +1,23 @@
 import dataclasses
 import math
+import numbers
 import time
 from types import SimpleNamespace
 
 import pytest
+from ray.tune.utils import flatten_dict
 
 from odmt.errors import SharedFeaturesError, StudyChangedError, StudyError
 from odmt.tuning.callbacks import MirrorListener
 from odmt.tuning.event_log import EventLog
 from odmt.tuning.identity import open_study
 from odmt.tuning.journal import Journal
-from odmt.tuning.search import StudyScheduler, StudySearch, StudyStopper, unflattened
+from odmt.tuning.search import StudyScheduler, StudySearch, StudyStopper, unpacked
 from odmt.tuning.sections import BudgetConfig, ResourcesConfig
 from odmt.tuning.space import load_space
 from odmt.tuning.state import METRIC
 from odmt.tuning.study import read_study
+from odmt.tuning.trial import packed
 from odmt.tuning.watch import Watch
 
 
@@ -138,8 +141,8 @@ def test_tune_is_told_what_the_journal_decides(space, home, monkeypatch):
     assert trials[0].config["config"]["train"]["max_epochs"] == 6
 
     def told(trial, epoch, value):
-        flat = {"epoch": epoch, f"metrics/{METRIC}": value, "checkpoint": None, "seconds": 0.1, "trial_id": "tune9"}
-        return scheduler.on_trial_result(None, trial, flat)
+        result = packed({"epoch": epoch, "metrics": {METRIC: value}, "checkpoint": None, "seconds": 0.1})
+        return scheduler.on_trial_result(None, trial, {**result, "trial_id": "tune9"})
 
     assert [told(trials[0], epoch, 0.5) for epoch in range(1, 7)] == ["CONTINUE"] * 5 + ["STOP"]
     assert [told(trials[1], 1, 0.4), told(trials[1], 2, 0.4)] == ["CONTINUE", "STOP"]
@@ -151,9 +154,11 @@ def test_tune_is_told_what_the_journal_decides(space, home, monkeypatch):
     log.close()
 
 
-def test_metrics_come_back_as_they_were_reported():
-    flat = {"epoch": 1, "metrics/valid/ndcg_at_10": 0.5, "metrics/train/loss": 1.0, "time_total_s": 3}
-    assert unflattened(flat)["metrics"] == {"valid/ndcg_at_10": 0.5, "train/loss": 1.0}
+def test_metrics_come_back_as_they_were_reported_and_tune_keeps_statistics_of_none():
+    metrics = {"valid/ndcg_at_10": 0.5, "train/loss": 1.0}
+    sent = packed({"epoch": 1, "metrics": metrics})
+    assert [name for name, value in flatten_dict(sent).items() if isinstance(value, numbers.Number)] == ["epoch"]
+    assert unpacked({**sent, "time_total_s": 3})["metrics"] == metrics
 
 
 class Recorder:
