@@ -102,7 +102,7 @@ def dry_run(space: "Space", home: "Home", asked: "Asked", *, probing: bool) -> N
 
     outlook = make_outlook(space, home, asked)
     probes: list[Any] = []
-    if probing:
+    if probing and outlook.refusal is None:
         from odmt.experiment.arrays import load_arrays
         from odmt.tuning.probe import measure, pace_of
 

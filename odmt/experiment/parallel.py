@@ -152,11 +152,11 @@ def _follow(orders: _Orders) -> None:
         raise
 
 
-def _ended(folder: Path, rank: int, other: Any) -> str:
+def _ended(folder: Path, rank: int, other: Any, when: str = "") -> str:
     """Say how another process ended, in its own words where it left any."""
     path = folder / f"{_WORDS}{rank}"
     words = f": {path.read_text(encoding='utf-8')}" if path.exists() else ""
-    return f"{other.name} ended with exit code {other.exitcode}{words}"
+    return f"{other.name} ended with exit code {other.exitcode}{when}{words}"
 
 
 def _train_along(orders: _Orders) -> None:
@@ -182,7 +182,7 @@ def _wait_until_read(folder: Path, others: list[Any]) -> None:
     while len(list(folder.glob(f"{_READ}*"))) < len(others):
         for rank, other in enumerate(others, start=1):
             if other.exitcode is not None:
-                raise RuntimeError(f"data parallel: at its start {_ended(folder, rank, other)}")
+                raise RuntimeError(f"data parallel: {_ended(folder, rank, other, ' at its start')}")
         time.sleep(0.01)
 
 

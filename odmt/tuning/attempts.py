@@ -86,6 +86,8 @@ class Attempts:
         del record, study
         if trial.trial_id not in self._live:
             yield "reported while no attempt at it was running"
+        elif not trial.in_epoch:
+            yield f"reported in attempt {trial.attempt}, which had not begun to work"
 
     def _began(self, record: Record, study: Study, trial: Trial) -> Iterator[str]:
         del study

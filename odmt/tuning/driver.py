@@ -21,14 +21,12 @@ from odmt.home import Home, code_version
 from odmt.tuning.budget import record_met
 from odmt.tuning.callbacks import MirrorListener
 from odmt.tuning.event_log import EventLog, Listener
-from odmt.tuning.extremes import most_parameters
 from odmt.tuning.identity import open_study
 from odmt.tuning.journal import Journal
-from odmt.tuning.planning import data_shape
 from odmt.tuning.preflight import Inputs, Source
 from odmt.tuning.progress import StudyProgress
 from odmt.tuning.resources import resource_sentences, slots, trial_resources
-from odmt.tuning.room import checkpoint_bytes, room_sentences
+from odmt.tuning.room import largest_checkpoint, room_sentences
 from odmt.tuning.space import Space
 from odmt.tuning.state import Study
 from odmt.tuning.study import StudyView, is_folder_name, view
@@ -176,8 +174,7 @@ def _search(
         begun = time.monotonic()
         shared = share(home, list(space.loaded_configs()), options.source.loaders)
         options.say(f"shared features loaded in {clock(time.monotonic() - begun)}")
-        a_checkpoint = checkpoint_bytes(most_parameters(space, data_shape(home, space, options.source)))
-        for sentence in room_sentences(folder, log.study, a_checkpoint, concurrent):
+        for sentence in room_sentences(folder, log.study, largest_checkpoint(space, shared), concurrent):
             options.say(sentence)
         runner = {"runner": options.runner} if options.runner else {}
         job = TrialJob(str(folder), shared, space.scheduler, threads_for(cpus), gpus, **runner)

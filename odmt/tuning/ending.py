@@ -10,6 +10,7 @@ from odmt.commands import duration, size
 from odmt.evaluation.metrics import reported_heads
 from odmt.experiment.arrays import load_split, validation_floors
 from odmt.home import Home
+from odmt.tuning.studies import sizes
 from odmt.tuning.study import StudyView, TrialView
 from odmt.tuning.wording import counted
 
@@ -29,7 +30,11 @@ def outcome(study: StudyView, before: StudyView | None) -> Iterator[str]:
     counts = ", ".join(f"{study.count(state)} {state}" for state in _ENDED)
     exhausted = "; the space is exhausted: all that was left to propose has been tried" if study.exhausted else ""
     yield f"study {study.name}: {len(study.trials)} trials: {counts}{exhausted}"
-    if before is not None and not (before.finished and study.seconds_used == before.seconds_used):
+    if (
+        before is not None
+        and before.study_id == study.study_id
+        and not (before.finished and study.seconds_used == before.seconds_used)
+    ):
         yield went_on(before, study)
     if study.limit is not None:
         yield limit_sentence(study)
@@ -86,7 +91,7 @@ def plan_table(study: StudyView, plan: Mapping[str, Any] | None, folder: Path) -
         folder: the study's, whose checkpoints are measured.
     """
     epochs = sum(len(trial.epochs) for trial in study.trials)
-    held = checkpoint_bytes(folder)
+    held = sum(sizes(folder).trials.values())
     rows: list[tuple[str, str, str]] = [
         ("trials", _number(plan, "trials"), str(len(study.trials))),
         ("run to the end", _number(plan, "completed"), str(study.count("completed"))),
@@ -99,11 +104,6 @@ def plan_table(study: StudyView, plan: Mapping[str, Any] | None, folder: Path) -
     for row in rows:
         table.add_row(*row)
     return table
-
-
-def checkpoint_bytes(folder: Path) -> int:
-    """Return the size of all checkpoints of a study."""
-    return sum(path.stat().st_size for path in (folder / "trials").rglob("*") if path.is_file())
 
 
 def best_lines(best: TrialView) -> Iterator[str]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from odmt.tuning.state import Reuse, Study, WarmTrial
+from odmt.tuning.state import LOG_FORMAT, Reuse, Study, WarmTrial
 from odmt.tuning.trials import CONTINUE, ENDED, OUTCOME_OF, SEVERAL_CODES, Epoch, Trial
 
 Record = Mapping[str, Any]
@@ -46,6 +46,10 @@ def _count_time(study: Study, record: Record) -> None:
             trial.busy_since = None
     if kind in ("opened", "extended"):  # a driver that has begun nothing yet writes these
         for running in study.trials.values():
+            if running.busy_since is not None and study.last_time is not None:
+                _busy(
+                    study, running, study.last_time
+                )  # known to have run until the driver before wrote its last record
             running.busy_since = None
     study.last_time = now
 
@@ -61,6 +65,8 @@ def _busy(study: Study, trial: Trial, now: float) -> None:
 def _header(study: Study, record: Record) -> None:
     if study.trials:
         raise ValueError("a second header after the first trial")
+    if record.get("format", LOG_FORMAT) > LOG_FORMAT:
+        raise ValueError(f"a newer version made it: format {record['format']}, this version reads up to {LOG_FORMAT}")
     fresh = Study(records=study.records, last_time=study.last_time)
     study.__dict__.update(fresh.__dict__)
     study.budget = record["trials"]
@@ -238,7 +244,8 @@ def _of_attempt(study: Study, record: Record) -> Trial:
 
 def _end(study: Study, trial: Trial, state: str, record: Record) -> None:
     trial.state, trial.reason, trial.ended, trial.place = state, record.get("reason"), record["time"], study.records
-    study.epochs_redone += trial.epochs_to_redo  # of attempts that ended before they told where they had gone on
+    if trial.in_epoch:  # a further attempt ended before it told where it had gone on
+        study.epochs_redone += trial.epochs_to_redo
     trial.epochs_to_redo = 0
 
 

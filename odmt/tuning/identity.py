@@ -11,7 +11,7 @@ from odmt.home import code_version
 from odmt.tuning.budget import changed, limits
 from odmt.tuning.event_log import EventLog
 from odmt.tuning.space import Space, canonical_json
-from odmt.tuning.state import Study
+from odmt.tuning.state import LOG_FORMAT, Study
 
 _LIBRARIES = ("odmt", "optuna", "ray", "torch", "numpy")
 
@@ -85,7 +85,7 @@ def _begin(
 ) -> None:
     log.commit(
         "header",
-        format=1,
+        format=LOG_FORMAT,
         study=name,
         study_id=uuid.uuid4().hex,
         space=space.name,

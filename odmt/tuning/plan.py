@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from odmt.files import write_atomically
-from odmt.tuning.room import KEPT, checkpoint_bytes
+from odmt.tuning.room import KEPT, size_of_checkpoint
 from odmt.tuning.scheduler import bracket_of, is_sentinel, rungs
 from odmt.tuning.sections import SchedulerConfig
 from odmt.tuning.space import Space
@@ -132,7 +132,7 @@ class Plan:
     @property
     def checkpoint_bytes(self) -> int | None:
         """At most, of all trials: a stopped trial keeps its checkpoints, since it may be promoted."""
-        return None if self.parameters is None else self.trials * KEPT * checkpoint_bytes(self.parameters)
+        return None if self.parameters is None else self.trials * KEPT * size_of_checkpoint(self.parameters)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the plain numbers that the end is compared with."""

@@ -14,7 +14,7 @@ from odmt.tuning.axes import Axis
 from odmt.tuning.plan import BracketPlan, Plan
 from odmt.tuning.planning import Outlook
 from odmt.tuning.probe import Probe
-from odmt.tuning.room import checkpoint_bytes
+from odmt.tuning.room import size_of_checkpoint
 from odmt.tuning.space import Space
 from odmt.tuning.wording import clock, shown_values
 
@@ -172,7 +172,7 @@ def _trials(number: float) -> str:
 
 def _models(outlook: Outlook) -> Iterator[str]:
     for label, extreme in (("smallest", outlook.smallest), ("largest", outlook.largest)):
-        state = size(checkpoint_bytes(extreme.parameters))
+        state = size(size_of_checkpoint(extreme.parameters))
         yield f"{label}: {extreme.parameters:,} parameters, {state} a checkpoint with Adam's moments"
 
 

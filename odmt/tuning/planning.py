@@ -19,7 +19,7 @@ from odmt.tuning.plan import Pace, Plan, bracket_plans, combinations
 from odmt.tuning.preflight import Inputs, Source
 from odmt.tuning.rehearsal import Asked, rehearsed
 from odmt.tuning.resources import resource_sentences, trial_resources
-from odmt.tuning.room import KEPT, checkpoint_bytes
+from odmt.tuning.room import KEPT, size_of_checkpoint
 from odmt.tuning.space import Space
 from odmt.tuning.wording import counted
 
@@ -178,7 +178,7 @@ def _disk(home: Home, name: str, plan: Plan) -> Iterator[Room]:
     """Yield what is written, and the room for it."""
     parameters = plan.parameters or 0
     studies, artifacts = _free(home.study(name)), _free(home.artifacts)
-    state = checkpoint_bytes(parameters)
+    state = size_of_checkpoint(parameters)
     yield Room("checkpoints of one running trial", (KEPT + 1) * state, studies)
     yield Room("checkpoints of all trials", plan.checkpoint_bytes or 0, studies)
     yield Room("weights in MLflow", plan.trials * _WEIGHT_BYTES * parameters, artifacts)

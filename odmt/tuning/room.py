@@ -3,10 +3,15 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from odmt.cluster.storage import trial_folder
+from odmt.config import RunConfig
 from odmt.errors import ServiceError
+from odmt.experiment.arrays import TrialArrays
+from odmt.tuning.extremes import DataShape, FeatureShape, most_parameters
+from odmt.tuning.space import Space
 from odmt.tuning.state import Study
+from odmt.tuning.studies import sizes
 
 KEPT = 3
 """Checkpoints that a trial keeps: the newest two and the best."""
@@ -14,9 +19,25 @@ BYTES_PER_PARAMETER = 12
 """Of a checkpoint: the weight and AdamW's two moments, four bytes each."""
 
 
-def checkpoint_bytes(parameters: int) -> int:
+def size_of_checkpoint(parameters: int) -> int:
     """Return the bytes of a checkpoint of a model with so many trainable numbers."""
     return BYTES_PER_PARAMETER * parameters
+
+
+def largest_checkpoint(space: Space, shared: Any) -> int:
+    """Return the bytes of a space's largest checkpoint; ``shared``: what its trials read, in Ray's object store."""
+    from odmt.cluster.shared_features import arrays_for
+
+    def arrays(config: RunConfig) -> TrialArrays:
+        return arrays_for(shared, config)[0]
+
+    items = max(arrays(config).split.num_items for config in space.loaded_configs())
+    data = DataShape(
+        items,
+        lambda config: FeatureShape(1, arrays(config).text.width),  # tokens change work, not parameters
+        lambda config: FeatureShape(1, arrays(config).image.width),
+    )
+    return size_of_checkpoint(most_parameters(space, data))
 
 
 def room_sentences(
@@ -37,7 +58,8 @@ def room_sentences(
     free = shutil.disk_usage(folder).free if free is None else free
     a_trial = KEPT * a_checkpoint
     left = study.budget - study.num_ended
-    held = [min(a_trial, _bytes_under(trial_folder(folder, trial.trial_id))) for trial in study.interrupted]
+    there = sizes(folder).trials
+    held = [min(a_trial, there.get(trial.trial_id, 0)) for trial in study.interrupted]
     at_once = min(concurrent, left) * (a_trial + a_checkpoint) - sum(held[:concurrent])  # one more is being written
     if at_once > free:
         raise ServiceError(
@@ -51,7 +73,3 @@ def room_sentences(
             f"checkpoints may need {whole / 1e9:.1f} GB in all and {free / 1e9:.1f} GB are free under {folder}; if the "
             "disk fills, the search stops and can be gone on with once there is room"
         )
-
-
-def _bytes_under(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

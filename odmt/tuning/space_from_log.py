@@ -9,6 +9,7 @@ from odmt.errors import ConfigError, StudyError
 from odmt.tuning.axes import Axis, read_axis
 from odmt.tuning.sections import BudgetConfig, ResourcesConfig, SamplerConfig, SchedulerConfig
 from odmt.tuning.space import Space
+from odmt.tuning.state import LOG_FORMAT
 
 _IDENTITY = ("config", "axes", "resting", "incumbent", "sampler", "scheduler", "objectives")
 
@@ -25,10 +26,13 @@ def space_of(header: Mapping[str, Any]) -> Space:
     """
     where = f"the space in the log of study {header.get('study')!r}"
     identity = header["identity"]
-    if missing := [key for key in _IDENTITY if key not in identity]:
+    missing = [f"its header lacks {key}" for key in _IDENTITY if key not in identity]
+    if (version := header.get("format", 1)) < LOG_FORMAT:
+        missing.append(f"its log has format {version}, this version audits {LOG_FORMAT}")
+    if missing:
         raise StudyError(
-            f"study {header.get('study')!r} was made by an older version: it can be reported, not audited "
-            f"(its header lacks {', '.join(missing)})"
+            f"study {header.get('study')!r} was made by an older version: it can be gone on with and reported, not "
+            f"audited ({'; '.join(missing)})"
         )
     seconds = header.get("seconds")
     budget = BudgetConfig(

@@ -11,6 +11,10 @@ from odmt.tuning.trials import COMPLETE, CONTINUE, ENDED, FAIL, METRIC, OUTCOME_
 __all__ = ["COMPLETE", "CONTINUE", "ENDED", "FAIL", "METRIC", "OUTCOME_OF", "STOP", "Epoch", "Reuse", "Study", "Trial"]
 
 
+LOG_FORMAT = 2
+"""Of the records that this version writes. Since 2 attempts tell when they begin and are left (``began``, ``left``)."""
+
+
 @dataclass(frozen=True)
 class Reuse:
     """A proposal that equalled an earlier trial: told to the sampler with that trial's result, and not run."""

@@ -75,8 +75,8 @@ def run_loop(watch: Watch, folder: Path, job: Any, reserved: Reservation) -> Non
             raise
         journal.stopping.set()  # the log could not be written: its own sentence is told instead of Tune's
     finally:
-        watch.end()
         shutil.rmtree(scratch, ignore_errors=True)
+    watch.end()  # not after a second signal: that may have come between a record on disk and what is known here
 
 
 @contextmanager

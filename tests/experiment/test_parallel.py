@@ -110,7 +110,6 @@ def test_a_process_that_dies_ends_the_run_instead_of_leaving_it_to_wait(arrays):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_out_of_memory_in_another_process_is_out_of_memory_of_the_run(arrays, monkeypatch):
     monkeypatch.setattr(parallel, "_follow", greedy_follow)
     with pytest.raises(RuntimeError, match=r"process 1 ended with exit code 1: .*can't allocate memory") as told:
@@ -119,6 +118,7 @@ def test_out_of_memory_in_another_process_is_out_of_memory_of_the_run(arrays, mo
     assert not is_fault_of_machine(told.value)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_gathered_rows_comes_home(tmp_path):
     """Process p scores the gathered rows with weights of its own; the sum of both losses has the gradient w_0 + w_1."""
     script = tmp_path / "other.py"
@@ -281,8 +281,9 @@ def test_the_arrays_stay_until_every_process_has_read_them(tmp_path):
 
 def test_a_process_that_dies_at_its_start_is_named(tmp_path):
     others = [SimpleNamespace(name="process 1", exitcode=3)]
-    with pytest.raises(RuntimeError, match="at its start process 1 ended with exit code 3"):
+    with pytest.raises(RuntimeError, match="process 1 ended with exit code 3 at its start") as told:
         parallel._wait_until_read(tmp_path, others)
+    assert is_fault_of_machine(told.value)
 
 
 def test_one_named_device_cannot_serve_several_processes(arrays):

@@ -203,6 +203,12 @@ def test_work_or_an_ending_that_an_attempt_cannot_have_is_found(log, tmp_path, a
     assert any(said in text for text in findings)
 
 
+def test_a_report_of_an_attempt_that_had_not_begun_is_found(log, tmp_path):
+    records = [one for one in records_of(log) if (one["kind"], one.get("trial")) != ("began", "t0000")]
+    findings = examine(write(tmp_path / "events.jsonl", records)).findings
+    assert any("t0000: reported in attempt 1, which had not begun to work" in text for text in findings)
+
+
 def test_time_does_not_run_backwards(tampered):
     def change(record):
         record["time"] -= 3600

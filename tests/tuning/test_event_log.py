@@ -110,6 +110,12 @@ def test_a_record_that_cannot_follow_is_refused_on_replay(tmp_path, record, word
         read_log(path)
 
 
+def test_a_log_of_a_newer_version_is_refused_as_such(tmp_path):
+    (tmp_path / "events.jsonl").write_bytes(encode({"kind": "header", "trials": 3, "format": 99, "time": 0.0}))
+    with pytest.raises(EventLogError, match="a newer version made it: format 99, this version reads up to 2"):
+        read_log(tmp_path / "events.jsonl")
+
+
 def test_a_second_driver_is_refused_and_told_who_owns_the_study(tmp_path):
     code = f"from odmt.tuning.event_log import EventLog; from pathlib import Path; EventLog(Path({str(tmp_path)!r}))"
     with EventLog(tmp_path):

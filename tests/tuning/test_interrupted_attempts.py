@@ -9,6 +9,7 @@ from odmt.tuning.event_log import EventLog
 from odmt.tuning.identity import open_study
 from odmt.tuning.journal import LATER, Journal
 from odmt.tuning.state import METRIC
+from odmt.tuning.tune_loop import Reservation, run_loop
 from odmt.tuning.watch import Watch
 
 BEGAN = {"began": True, "process": [1, 1.0], "host": "h"}
@@ -118,23 +119,46 @@ def test_what_an_attempt_redid_before_it_failed_is_counted(space, log):
     assert log.study.epochs_redone == 1
 
 
-def test_hours_count_from_hand_out_until_an_attempt_is_left_also_after_the_budget_was_met(space, log):
+def test_what_an_attempt_did_not_begin_to_redo_is_not_counted(space, log):
+    Driver(space, log)
+    Driver(space, log, begins=False)
+    log.commit("ended", trial="t0000", state="failed", reason="its worker died")
+    assert log.study.epochs_redone == 0
+
+
+def handed_out(log):
+    """Hand out one trial, which holds two CPUs from 1000 s on."""
     opened(log, devices=2)
-    trial = {"trial": "t0000"}
-    log.commit(
-        "proposed",
-        **trial,
-        number=0,
-        values={},
-        config={"train": {"max_epochs": 6}},
-        distributions={},
-        system_attrs={},
-        draws=1,
-        time=1000.0,
-    )
-    log.commit("started", **trial, attempt=1, time=1000.0)
-    log.commit("began", **trial, attempt=1, host="h", time=1010.0)
+    values = {"values": {}, "distributions": {}, "system_attrs": {}, "draws": 1}
+    log.commit("proposed", trial="t0000", number=0, config={"train": {"max_epochs": 6}}, time=1000.0, **values)
+    log.commit("started", trial="t0000", attempt=1, time=1000.0)
+    log.commit("began", trial="t0000", attempt=1, host="h", time=1010.0)
+
+
+def test_hours_count_from_hand_out_until_an_attempt_is_left_also_after_the_budget_was_met(space, log):
+    handed_out(log)
     log.commit("limit", what="time", used=1.0, allowed=1.0, time=1100.0)
     assert budget.device_hours(log.study, 1100.0) == pytest.approx(2 * 100 / 3600)
-    log.commit("left", **trial, attempt=1, in_epoch=True, time=1150.0)
+    log.commit("left", trial="t0000", attempt=1, in_epoch=True, time=1150.0)
     assert budget.device_hours(log.study, 9999.0) == pytest.approx(2 * 150 / 3600)
+
+
+def test_hours_of_a_driver_that_was_killed_count_until_its_last_record(space, log):
+    handed_out(log)
+    log.commit("limit", what="gpu-hours", used=0.1, allowed=0.1, time=1100.0)
+    log.commit("extended", gpu_hours=9.0, time=5000.0)
+    assert budget.device_hours(log.study, 5000.0) == pytest.approx(2 * 100 / 3600)
+
+
+def test_nothing_is_written_after_a_second_signal(space, log, tmp_path, monkeypatch):
+    """It may have come between a record on disk and its fold: what would be written then stands on old knowledge."""
+
+    def interrupted(tuner):
+        raise KeyboardInterrupt
+
+    driver = Driver(space, log)
+    monkeypatch.setattr("ray.tune.Tuner.fit", interrupted)
+    before = log.path.read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        run_loop(driver.watch, tmp_path / "study", None, Reservation(1, 0, 2))
+    assert log.path.read_bytes() == before

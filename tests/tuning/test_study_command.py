@@ -225,11 +225,13 @@ def test_a_study_of_an_older_version_is_not_audited(study, make, capsys):
     records = records_of(path)
     header = next(record for record in records if record["kind"] == "header")
     del header["identity"]["objectives"], header["objectives"]
+    header["format"] = 1
     write(path, records)
     assert study(["audit", "old"]) == 2
     told = capsys.readouterr().err
     assert told.count("\n") == 1
-    assert "study 'old' was made by an older version: it can be reported, not audited" in told
+    assert told.rstrip().endswith("(its header lacks objectives; its log has format 1, this version audits 2)")
+    assert "study 'old' was made by an older version: it can be gone on with and reported, not audited" in told
 
 
 def test_an_owner_that_ends_just_as_it_is_asked_to_is_no_error(study, make, own, home, monkeypatch, capsys):
