@@ -151,6 +151,7 @@ def test_early_stopping_is_derived_from_the_reports(tmp_path):
         open_study(log, "x", space, "d", extend=False)
         journal = Journal(space, log)
         given = journal.next_assignment()
+        journal.began(given.trial_id, "h")
         for epoch, value in enumerate([0.5, 0.4, 0.3], start=1):
             report = {"epoch": epoch, "metrics": {METRIC: value}, "checkpoint": None, "seconds": 0.1}
             journal.report(given.trial_id, {**report, "is_last": epoch == 3})
