@@ -84,24 +84,24 @@ def test_a_run_that_ends_without_a_last_report_has_failed(small, home, on_ray):
 
 def test_a_host_where_three_attempts_die_at_once_gets_no_more_trials(small, home, ray_cluster, on_ray, monkeypatch):
     monkeypatch.setattr("odmt.tuning.journal.QUICK_SECONDS", 600.0)  # a busy machine starts workers slowly
-    bad = ray_cluster.add_node(num_cpus=2, object_store_memory=200 * 2**20)
+    bad = ray_cluster.add_node(num_cpus=3, object_store_memory=200 * 2**20)
     home.study("doomed").mkdir(parents=True)
     (home.study("doomed") / "doomed.txt").write_text(bad.node_id)
     try:
         found = small(
-            "resources.max_concurrent_trials=4",  # two here, two there
+            "resources.max_concurrent_trials=5",  # two here, three there
             "resources.max_retries=6",
             "resources.retry_wait_seconds=0.1",
-            trials=4,
+            trials=5,
         )
         run_study(found, home, "doomed", options(doomed_runner))
     finally:
         ray_cluster.remove_node(bad)
     study = folded(home, "doomed")
-    assert [trial.state for trial in study.trials.values()] == ["completed"] * 4
+    assert [trial.state for trial in study.trials.values()] == ["completed"] * 5
     assert list(study.aside) == [f"{socket.gethostname()}/{bad.node_id[:12]}"]
     assert {record["host"] for record in study.setbacks} == set(study.aside)
-    assert 3 <= len(study.setbacks) <= 4  # another may have been on its way there
+    assert 3 <= len(study.setbacks) <= 6  # some more may have been on their way there
     assert {epoch.host for trial in study.trials.values() for epoch in trial.epochs}.isdisjoint(study.aside)
 
 
