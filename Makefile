@@ -30,7 +30,7 @@ ui: $(STAMP)  ## compare trials in the MLflow UI (http://127.0.0.1:5000; PORT=..
 test: $(STAMP) lint  ## lint, types, import contracts and all tests
 	$(BIN)/python -m pytest
 
-test-slow: $(STAMP)  ## the tests that take many minutes: a search that is killed 20 times (ODMT_KILL_SEED=... repeats one)
+test-slow: $(STAMP)  ## the longest tests: a search that is killed 20 times (ODMT_KILL_SEED=... repeats one), more forms and faults
 	$(BIN)/python -m pytest -m long -s
 
 test-real: $(STAMP)  ## one more test, with a pretrained text encoder (80 MB from PyPI) on the folder CHESS=DIR

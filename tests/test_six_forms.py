@@ -25,6 +25,10 @@ resources: {{gpus_per_trial: 0, max_concurrent_trials: 2}}
 """
 
 
+MARKS = dict.fromkeys(("ks", "hm", "hm-kaggle", "microlens"), pytest.mark.long)
+"""Their readers have quick tests of their own; the way from there on is the same for all."""
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     return make_corpus(tmp_path_factory.mktemp("corpus") / "source")
@@ -36,7 +40,7 @@ def home(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, ())) for name in FORMS])
 def test_every_form_goes_from_its_folder_to_recommendations(
     name, corpus, home, launch, on_ray, tmp_path, monkeypatch, capsys
 ):

@@ -50,7 +50,13 @@ def content(home):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", [(), ("prepare.workers=2",)], ids=["alone", "two workers"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param((), id="alone", marks=pytest.mark.long),
+        pytest.param(("prepare.workers=2",), id="two workers"),
+    ],
+)
 def test_kills_at_random_moments_lose_a_batch_each_at_most_leave_no_process_and_change_no_value(settings, tmp_path):
     corpus = make_corpus(tmp_path / "corpus", num_users=250, num_items=200)
     source = write_amazon_2018(tmp_path / "source", corpus)

@@ -82,6 +82,7 @@ def test_a_run_that_ends_without_a_last_report_has_failed(small, home, on_ray):
     assert study.trials[1].reason == "its run ended without a last report"
 
 
+@pytest.mark.long
 def test_a_host_where_three_attempts_die_at_once_gets_no_more_trials(small, home, ray_cluster, on_ray, monkeypatch):
     monkeypatch.setattr("odmt.tuning.journal.QUICK_SECONDS", 600.0)  # a busy machine starts workers slowly
     bad = ray_cluster.add_node(num_cpus=3, object_store_memory=200 * 2**20)

@@ -170,6 +170,7 @@ def wait_for_epochs(home, name, count, process):
     raise AssertionError(f"no {count} epochs: {process.communicate()}")
 
 
+@pytest.mark.long
 def test_a_killed_driver_loses_no_trial_and_repeats_none(space, home, on_ray):
     script = str(next(path for path in map(os.path.abspath, sys.path) if path.endswith("tests")) + "/fake_search.py")
     command = [sys.executable, script, str(home.root), str(space.path), "killed"]
